@@ -1,0 +1,198 @@
+// Package agent is the policy agent: an ssh-agent (RFC 9987) that holds one ed25519 key and signs one thing only, the
+// user authentication (RFC 4252 section 7) of an SSH session that has been proved to end at a pinned instance.
+//
+// The proof is the witness. The session id of an SSH connection is the exchange hash H of its first key exchange, and
+// the server proves that it owns its host key K_S by signing H (RFC 4253 section 8). The proxy that relays the
+// connection sees K_S and the signature, and hands both to the agent before the client sees them; it cannot know H.
+// The client then asks the agent to sign a blob that starts with H. The agent signs only if the witnessed signature
+// verifies over that very H and K_S is pinned for the witnessed instance at that moment. Each witness serves one
+// signature. A client that lies about H gets nothing: no other H verifies.
+//
+// Clients that send session-bind@openssh.com (OpenSSH PROTOCOL.agent section 1) have it checked in full besides; a
+// connection with a bad, forwarded or second binding is poisoned for good.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"vast-ssh/internal/ipc"
+)
+
+// Keys gives the one key that the agent serves.
+type Keys interface {
+	// PublicKey returns the public key without touching the private one.
+	PublicKey(ctx context.Context) (ssh.PublicKey, error)
+	// Signer returns the private key behind PublicKey.
+	Signer(ctx context.Context) (ssh.Signer, error)
+}
+
+// Pins gives the host keys pinned by instance. Each call answers for the moment of the call.
+type Pins interface {
+	// Check returns nil if key is pinned for instance.
+	Check(instance uint64, key ssh.PublicKey) error
+	// Instances returns the instances that key is pinned for.
+	Instances(key ssh.PublicKey) ([]uint64, error)
+}
+
+// Config is what an Agent needs. Keys and Pins are required.
+type Config struct {
+	Keys    Keys
+	Pins    Pins
+	Comment string // shown with the key when it is listed
+
+	// WitnessLife is how long a witness waits for its signature request. Zero is DefaultWitnessLife.
+	WitnessLife time.Duration
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+}
+
+// DefaultWitnessLife leaves time for a slow client to get from the key exchange to user authentication.
+const DefaultWitnessLife = 30 * time.Second
+
+// keyTimeout bounds the work of Keys and Pins for one request: a keyring may take 3 s.
+const keyTimeout = 8 * time.Second
+
+// Agent decides on signature requests. Make one with New. Its methods may be called from many goroutines.
+type Agent struct {
+	keys      Keys
+	pins      Pins
+	comment   string
+	now       func() time.Time
+	witnesses *witnesses
+	refusals  *refusals
+	signed    atomic.Uint64
+
+	mu       sync.Mutex // protects the following
+	inFlight int        // signature requests being worked on
+	stopping bool
+	idle     chan struct{} // closed when stopping and inFlight is 0
+}
+
+// New returns an Agent.
+func New(cfg Config) (*Agent, error) {
+	if cfg.Keys == nil {
+		return nil, errors.New("agent: Config.Keys is missing")
+	}
+	if cfg.Pins == nil {
+		return nil, errors.New("agent: Config.Pins is missing")
+	}
+	if cfg.WitnessLife < 0 {
+		return nil, fmt.Errorf("agent: Config.WitnessLife is negative: %v", cfg.WitnessLife)
+	}
+	if cfg.WitnessLife == 0 {
+		cfg.WitnessLife = DefaultWitnessLife
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Agent{
+		keys:      cfg.Keys,
+		pins:      cfg.Pins,
+		comment:   cfg.Comment,
+		now:       cfg.Now,
+		witnesses: newWitnesses(cfg.WitnessLife, cfg.Now),
+		refusals:  newRefusals(cfg.Now),
+		idle:      make(chan struct{}),
+	}, nil
+}
+
+// Witness takes in what the proxy saw of a key exchange. It refuses, with an *ipc.RefusedError, a host key that is not
+// pinned for the instance now, and anything that could never verify. When MaxWitnesses are live it waits until one is
+// spent or expires, or ctx ends.
+func (a *Agent) Witness(ctx context.Context, w ipc.Witness) error {
+	parsed, refusal := a.parseWitness(w)
+	if refusal != nil {
+		refusal.Instance = w.Instance
+		a.refusals.add(*refusal)
+		return &ipc.RefusedError{Reason: string(refusal.Reason), Sentence: refusal.sentence()}
+	}
+	if err := a.witnesses.add(ctx, parsed); err != nil {
+		return fmt.Errorf("the agent has no room for another login at this moment: %w", err)
+	}
+	return nil
+}
+
+func (a *Agent) parseWitness(w ipc.Witness) (*witness, *refusal) {
+	key, err := parseHostKey(w.HostKey)
+	if err != nil {
+		return nil, &refusal{Reason: BadWitness, detail: err.Error()}
+	}
+	sig, err := parseSignature(key, w.Signature)
+	if err != nil {
+		return nil, &refusal{Reason: BadWitness, hostKey: key, detail: err.Error()}
+	}
+	if w.Instance == 0 || w.User == "" {
+		return nil, &refusal{Reason: BadWitness, hostKey: key, detail: "no instance or no user"}
+	}
+	if err := a.pins.Check(w.Instance, key); err != nil {
+		return nil, &refusal{Reason: NotPinned, hostKey: key, detail: err.Error()}
+	}
+	return &witness{
+		instance:  w.Instance,
+		hostKey:   key,
+		blob:      w.HostKey,
+		signature: sig,
+		user:      w.User,
+	}, nil
+}
+
+// Status describes the agent, without the fields that the running process knows: PID, Version, Started, Custody.
+func (a *Agent) Status(ctx context.Context) ipc.Status {
+	ctx, cancel := context.WithTimeout(ctx, keyTimeout)
+	defer cancel()
+	st := ipc.Status{
+		Witnesses:  a.witnesses.live(),
+		Signatures: a.signed.Load(),
+	}
+	st.Refusals, st.Refused = a.refusals.last()
+	if key, err := a.keys.PublicKey(ctx); err != nil {
+		st.KeyError = err.Error()
+	} else {
+		st.Key = ssh.FingerprintSHA256(key)
+	}
+	return st
+}
+
+// Drain refuses new signature requests and waits until those in flight are answered, or ctx ends.
+func (a *Agent) Drain(ctx context.Context) error {
+	a.mu.Lock()
+	if !a.stopping {
+		a.stopping = true
+		if a.inFlight == 0 {
+			close(a.idle)
+		}
+	}
+	a.mu.Unlock()
+	select {
+	case <-a.idle:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (a *Agent) begin() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.stopping {
+		return false
+	}
+	a.inFlight++
+	return true
+}
+
+func (a *Agent) end() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.inFlight--
+	if a.stopping && a.inFlight == 0 {
+		close(a.idle)
+	}
+}

@@ -1,0 +1,85 @@
+#!/bin/sh
+# Builds vast-ssh and vast-agent from this checkout and installs them for this user. Asks for no password and edits no
+# file of yours.
+set -eu
+
+usage() {
+    cat <<'EOF'
+usage: sh install.sh [--prefix DIR] [--demo] [--dry-run] [--uninstall]
+
+  --prefix DIR   install to DIR/bin (default: ~/.local)
+  --demo         run "vast-ssh demo" afterwards: a login on a simulated account
+  --dry-run      say what would be done
+  --uninstall    remove the two programs; keys, pins and configuration stay
+EOF
+}
+
+fail() {
+    echo "error: $1" >&2
+    [ -z "${2-}" ] || echo "hint: $2" >&2
+    exit "${3-1}"
+}
+
+prefix=${HOME:-}/.local demo=no dry=no uninstall=no
+[ -n "${HOME:-}" ] || prefix=
+while [ $# -gt 0 ]; do
+    case $1 in
+        --prefix) [ $# -ge 2 ] || fail "--prefix needs a directory" "sh install.sh --help" 2; prefix=$2; shift ;;
+        --prefix=*) prefix=${1#--prefix=} ;;
+        --demo) demo=yes ;;
+        --dry-run) dry=yes ;;
+        --uninstall) uninstall=yes ;;
+        -h | --help) usage; exit 0 ;;
+        *) fail "unknown option $1" "sh install.sh --help" 2 ;;
+    esac
+    shift
+done
+case $prefix in
+    /*) ;;
+    '') fail "HOME is not set" "sh install.sh --prefix /some/directory" 2 ;;
+    *) prefix=$(pwd)/$prefix ;;
+esac
+bin=$prefix/bin
+cd "$(dirname "$0")"
+
+run() {
+    if [ "$dry" = yes ]; then
+        echo "would run: $*"
+    else
+        "$@"
+    fi
+}
+
+if [ "$uninstall" = yes ]; then
+    if [ -x "$bin/vast-agent" ]; then
+        # An agent that is not running is fine, and so is one that will not stop: it goes with the session.
+        run "$bin/vast-agent" stop || true
+    fi
+    run rm -f "$bin/vast-ssh" "$bin/vast-agent"
+    [ "$dry" = yes ] || echo "removed vast-ssh and vast-agent from $bin; your keys and pins in ~/.ssh/vast-ssh stay"
+    exit 0
+fi
+
+command -v go >/dev/null || fail "there is no Go on this machine" "install Go 1.21 or later: https://go.dev/dl/"
+
+stage=$bin/.vast-ssh.$$
+trap 'rm -rf "$stage"' EXIT
+trap 'exit 1' HUP INT TERM
+run mkdir -p "$stage"
+for program in vast-ssh vast-agent; do
+    run env CGO_ENABLED=0 go build -trimpath -o "$stage/$program" "./cmd/$program"
+done
+# A rename replaces a program that is running without disturbing it.
+for program in vast-agent vast-ssh; do
+    run mv -f "$stage/$program" "$bin/$program"
+done
+[ "$dry" = yes ] || echo "installed vast-ssh and vast-agent in $bin"
+
+case :$PATH: in
+    *:"$bin":*) ;;
+    *) echo "add it to PATH, for example in ~/.profile:  export PATH=\"$bin:\$PATH\"" ;;
+esac
+
+if [ "$demo" = yes ]; then
+    run "$bin/vast-ssh" demo
+fi

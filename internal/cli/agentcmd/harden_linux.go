@@ -1,0 +1,20 @@
+package agentcmd
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// harden closes the ways in which another process of this user could read the key out of memory: core dumps, ptrace and
+// /proc/PID/mem. It comes before the key is read. A process that is not dumpable is protected by prctl(2) also where Yama is off.
+func harden() error {
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return fmt.Errorf("turn core dumps off: %w", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("turn ptrace off: %w", err)
+	}
+	unix.Umask(0o077)
+	return nil
+}

@@ -1,0 +1,37 @@
+package sshcmd
+
+import (
+	"context"
+	"errors"
+
+	"vast-ssh/config"
+	"vast-ssh/internal/cli/voice"
+	"vast-ssh/internal/proxy"
+	"vast-ssh/internal/resolve"
+	"vast-ssh/internal/vast"
+	"vast-ssh/known"
+)
+
+// exitCode gives the documented exit code of an error.
+func exitCode(err error) voice.Code {
+	switch {
+	case is[*voice.UsageError](err), is[*config.Error](err):
+		return voice.Usage
+	case is[*vast.NoKeyError](err), is[*vast.AuthError](err), is[*vast.ForbiddenError](err):
+		return voice.NoKey
+	case is[*resolve.NotFoundError](err), is[*resolve.AmbiguousError](err), is[*vast.NotFoundError](err):
+		return voice.NoInstance
+	case is[*known.MismatchError](err), is[*known.UnknownError](err), is[*proxy.HostKeyError](err),
+		is[*proxy.RoutesDifferError](err), is[*proxy.FirstContactError](err), errors.Is(err, errDeclined):
+		return voice.HostKey
+	case is[*vast.UnavailableError](err), is[*proxy.UnreachableError](err), is[*proxy.HandshakeError](err),
+		is[*resolve.NotRunningError](err), is[*resolve.NoAddressError](err), errors.Is(err, context.DeadlineExceeded):
+		return voice.Unreachable
+	}
+	return voice.Failed
+}
+
+func is[E error](err error) bool {
+	var target E
+	return errors.As(err, &target)
+}

@@ -1,0 +1,113 @@
+package sshcmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"vast-ssh/config"
+	"vast-ssh/internal/cli/voice"
+	"vast-ssh/internal/proxy"
+	"vast-ssh/internal/resolve"
+	"vast-ssh/internal/term"
+	"vast-ssh/known"
+)
+
+// connect resolves name and opens the watched connection to it, with an agent running. An address from the cache that
+// does not answer is asked for once more, since the machine may have moved.
+func connect(ctx context.Context, env *Env, name string, trace func(string, time.Duration)) (*proxy.Conn, resolve.Target, error) {
+	if err := env.agent(ctx); err != nil {
+		return nil, resolve.Target{}, err
+	}
+	r, err := env.resolver()
+	if err != nil {
+		return nil, resolve.Target{}, err
+	}
+	start := time.Now()
+	target, err := r.Resolve(ctx, name)
+	if err != nil {
+		return nil, target, err
+	}
+	if trace != nil {
+		trace(fmt.Sprintf("%s is instance %d (%s)", term.Safe(name), target.ID, target.Source), time.Since(start))
+	}
+	cfg, err := proxyConfig(env, target, trace)
+	if err != nil {
+		return nil, target, err
+	}
+	conn, err := proxy.Open(ctx, cfg)
+	var unreachable *proxy.UnreachableError
+	if !errors.As(err, &unreachable) || target.Source == resolve.API {
+		return conn, target, err
+	}
+	moved, refreshErr := r.Refresh(ctx, target.ID)
+	if refreshErr != nil || slices.Equal(moved.Endpoints, target.Endpoints) {
+		return nil, target, errors.Join(err, refreshErr)
+	}
+	cfg.Endpoints = moved.Endpoints
+	conn, err = proxy.Open(ctx, cfg)
+	return conn, moved, err
+}
+
+// handshakeTimeout bounds the key exchange, the client's part of it included.
+const handshakeTimeout = 60 * time.Second
+
+func proxyConfig(env *Env, target resolve.Target, trace func(string, time.Duration)) (proxy.Config, error) {
+	_, cfg, err := env.load()
+	if err != nil {
+		return proxy.Config{}, err
+	}
+	pins, err := env.pins()
+	if err != nil {
+		return proxy.Config{}, err
+	}
+	pc := proxy.Config{
+		Instance:         target.ID,
+		Machine:          target.Machine,
+		User:             cfg.User,
+		Endpoints:        target.Endpoints,
+		Pins:             pins,
+		Witness:          env.witness,
+		Delay:            cfg.GatewayDelay,
+		DialTimeout:      cfg.DialTimeout,
+		HandshakeTimeout: handshakeTimeout,
+		Trace:            trace,
+	}
+	switch cfg.FirstContact {
+	case config.ContactTOFU:
+		pc.Least = known.Tofu
+	case config.ContactTwoPath:
+		pc.Least = known.TwoPath
+	case config.ContactManual:
+		pc.Least = known.Manual
+	case config.ContactAsk:
+		pc.Least, pc.Ask = known.Tofu, askFirstContact
+	default:
+		return proxy.Config{}, fmt.Errorf("unknown level of first contact %q", cfg.FirstContact)
+	}
+	return pc, nil
+}
+
+var errDeclined = errors.New("the first contact was declined, nothing was pinned")
+
+// askFirstContact asks on the terminal, which is there also for a ProxyCommand, whose input and output are not.
+func askFirstContact(ctx context.Context, pins []known.Pin) error {
+	question := fmt.Sprintf("Instance %d has no pin yet. By %s it shows:\n", pins[0].Instance, pins[0].Via)
+	for _, p := range pins {
+		question += "  " + fingerprint(p.Key) + "\n"
+	}
+	yes, err := term.Confirm(ctx, question+"Pin these keys and connect?")
+	if errors.Is(err, term.ErrNoTerminal) {
+		return voice.Hinted(fmt.Errorf("first_contact is \"ask\" and there is no terminal to ask on"),
+			fmt.Sprintf("vast-ssh %d   (in a terminal, once)", pins[0].Instance))
+	}
+	if err != nil {
+		return err
+	}
+	if !yes {
+		return errDeclined
+	}
+	return nil
+}

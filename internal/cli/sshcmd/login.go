@@ -1,0 +1,194 @@
+package sshcmd
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vast-ssh/config"
+	"vast-ssh/internal/cli/voice"
+	"vast-ssh/internal/resolve"
+	"vast-ssh/internal/term"
+	"vast-ssh/known"
+)
+
+// login prepares everything that ssh reads and becomes ssh with the user's own arguments. Nothing of this process
+// remains but the ProxyCommand that ssh starts.
+func login(ctx context.Context, env *Env, args []string) error {
+	if len(args) == 0 {
+		return &voice.UsageError{Reason: "ssh needs an instance", Next: "vast-ssh ls"}
+	}
+	dirs, cfg, err := env.load()
+	if err != nil {
+		return err
+	}
+	if err := env.havePublicKey(); err != nil {
+		return err
+	}
+	ssh, err := sshProgram(cfg)
+	if err != nil {
+		return err
+	}
+	if err := writeLogin(env); err != nil {
+		return err
+	}
+	dest, err := destination(ctx, env, ssh, dirs.LoginConfig(), args)
+	if err != nil {
+		return err
+	}
+	target, err := prepare(ctx, env, dest)
+	if err != nil {
+		return err
+	}
+	name := known.Name(target.ID)
+	argv := append([]string{ssh, "-F", dirs.LoginConfig(), "-o", "HostName=" + name, "-o", "HostKeyAlias=" + name}, args...)
+	environ := os.Environ()
+	if dest.verbose {
+		environ = append(environ, verboseEnv+"=1")
+	}
+	if err := unix.Exec(ssh, argv, environ); err != nil {
+		return fmt.Errorf("run %s: %w", ssh, err)
+	}
+	return nil
+}
+
+// prepare resolves the instance and brings up what a connection to it needs.
+func prepare(ctx context.Context, env *Env, dest dest) (resolve.Target, error) {
+	trace := func(string, time.Time) {}
+	if dest.verbose {
+		trace = func(step string, start time.Time) {
+			fmt.Fprintf(env.Stderr, "vast-ssh: %s (%v)\n", step, time.Since(start).Round(100*time.Microsecond))
+		}
+	}
+	r, err := env.resolver()
+	if err != nil {
+		return resolve.Target{}, err
+	}
+	start := time.Now()
+	target, err := r.Resolve(ctx, dest.name)
+	if err != nil {
+		return target, err
+	}
+	trace(fmt.Sprintf("%q is instance %d, label %q, by %s", dest.name, target.ID, target.Label, target.Source), start)
+	for _, e := range target.Endpoints {
+		trace(fmt.Sprintf("route %s %s", e.Route, e.Addr()), start)
+	}
+	if target.Problem != nil {
+		voice.Warn(env.Stderr, "the address may be old: %s", term.Safe(target.Problem.Error()))
+	}
+	start = time.Now()
+	if err := env.agent(ctx); err != nil {
+		return target, err
+	}
+	trace("the agent is running", start)
+	start = time.Now()
+	if err := writeHosts(env, r); err != nil {
+		return target, err
+	}
+	trace("wrote what ssh reads", start)
+	return target, warnShared(env, target.ID)
+}
+
+// warnShared tells of a host key that another instance shows too: such a key names an image and not a machine.
+func warnShared(env *Env, id uint64) error {
+	file, err := env.pins()
+	if err != nil {
+		return err
+	}
+	pins, err := file.Pins()
+	if err != nil {
+		return err
+	}
+	for print, ids := range known.Shared(pins) {
+		for _, other := range ids {
+			if other == id {
+				voice.Warn(env.Stderr, "host key %s is that of the instances %v: an image with a key baked in; whoever has the image can pose as them", print, ids)
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// sshProgram finds the ssh to become.
+func sshProgram(cfg *config.Config) (string, error) {
+	if cfg.SSH != "" {
+		return cfg.SSH, nil
+	}
+	path, err := exec.LookPath("ssh")
+	if err != nil {
+		return "", voice.Hinted(errors.New("there is no ssh program in PATH"),
+			"install an OpenSSH client, or set ssh = \"/path/to/ssh\" in the configuration")
+	}
+	return path, nil
+}
+
+// dest is what the user's arguments mean to ssh.
+type dest struct {
+	name    string // the instance as it was typed, without a user
+	verbose bool
+}
+
+// askTimeout bounds the question to ssh, which does no network work.
+const askTimeout = 10 * time.Second
+
+// destination finds the instance among the arguments. Most often it is the first. Where options come before it, or
+// something like a -v may come behind, ssh itself is asked (ssh -G), since only it knows its options.
+func destination(ctx context.Context, env *Env, ssh, config string, args []string) (dest, error) {
+	options := 0
+	for _, a := range args {
+		if strings.HasPrefix(a, "-") {
+			options++
+		}
+	}
+	if first := args[0]; !strings.HasPrefix(first, "-") && !strings.ContainsAny(first, "@/") && options == 0 {
+		return dest{name: first}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, ssh, append([]string{"-F", config, "-G"}, args...)...)
+	var out, complaint bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &complaint
+	if err := cmd.Run(); err != nil {
+		// ssh has an opinion on these arguments: let it be heard in its own words.
+		env.Stderr.Write(complaint.Bytes())
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			return dest{}, exitStatus(exit.ExitCode())
+		}
+		return dest{}, err
+	}
+	return parseAnswer(&out)
+}
+
+// parseAnswer reads the two lines that matter from the output of ssh -G.
+func parseAnswer(out *bytes.Buffer) (dest, error) {
+	var d dest
+	hostname := ""
+	for scanner := bufio.NewScanner(out); scanner.Scan(); {
+		key, value, _ := strings.Cut(scanner.Text(), " ")
+		switch key {
+		case "host":
+			d.name = value
+		case "hostname":
+			hostname = value
+		case "loglevel":
+			d.verbose = strings.HasPrefix(value, "DEBUG")
+		}
+	}
+	if d.name == "" { // before OpenSSH 8.7 there is no line "host"
+		d.name = hostname
+	}
+	if d.name == "" {
+		return d, errors.New("ssh -G names no host")
+	}
+	return d, nil
+}

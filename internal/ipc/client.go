@@ -1,0 +1,94 @@
+package ipc
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"vast-ssh/internal/unixsock"
+)
+
+// Client is a connection to the control socket of a running agent. It is for one goroutine.
+type Client struct {
+	conn net.Conn
+	r    *bufio.Reader
+}
+
+// Dial connects to the control socket at path. The process behind it must have our own uid.
+func Dial(ctx context.Context, path string) (*Client, error) {
+	conn, err := unixsock.Dial(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	return &Client{conn: conn, r: bufio.NewReader(conn)}, nil
+}
+
+// Close ends the connection.
+func (c *Client) Close() error { return c.conn.Close() }
+
+// Witness tells the agent about an observed key exchange. When it returns nil the agent holds the witness; a refusal is
+// a *RefusedError.
+func (c *Client) Witness(ctx context.Context, w Witness) error {
+	_, err := c.call(ctx, request{Op: opWitness, Witness: &w})
+	return err
+}
+
+// Status asks for the agent's state.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	rep, err := c.call(ctx, request{Op: opStatus})
+	if err != nil {
+		return Status{}, err
+	}
+	if rep.Status == nil {
+		return Status{}, errors.New("the agent sent no status")
+	}
+	return *rep.Status, nil
+}
+
+// Stop asks the agent to finish what is in flight and exit. It returns when the agent has closed the connection, the
+// last thing that it does.
+func (c *Client) Stop(ctx context.Context) error {
+	if _, err := c.call(ctx, request{Op: opStop}); err != nil {
+		return err
+	}
+	c.conn.SetReadDeadline(deadline(ctx))
+	if _, err := c.r.ReadByte(); err == nil {
+		return errors.New("the agent goes on talking after it was told to stop")
+	} else if ne := net.Error(nil); errors.As(err, &ne) && ne.Timeout() {
+		return errors.New("the agent did not exit in time")
+	}
+	return nil
+}
+
+func (c *Client) call(ctx context.Context, req request) (reply, error) {
+	c.conn.SetDeadline(deadline(ctx))
+	// A context that ends early wakes the read up.
+	stop := context.AfterFunc(ctx, func() { c.conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var rep reply
+	err := writeMessage(c.conn, req)
+	if err == nil {
+		err = readMessage(c.r, &rep)
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return reply{}, fmt.Errorf("talk to the agent: %w", err)
+	}
+	if rep.Error != "" {
+		return reply{}, &RefusedError{Reason: rep.Reason, Sentence: rep.Error}
+	}
+	return rep, nil
+}
+
+func deadline(ctx context.Context) time.Time {
+	limit := time.Now().Add(Timeout)
+	if d, ok := ctx.Deadline(); ok && d.Before(limit) {
+		return d
+	}
+	return limit
+}

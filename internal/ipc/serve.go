@@ -1,0 +1,71 @@
+package ipc
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+)
+
+// Handler answers the requests of the control socket. Its methods are called from many goroutines. An error that is a
+// *RefusedError keeps its reason on the wire.
+type Handler interface {
+	// Witness stores w, waiting until ctx ends if there are too many live ones.
+	Witness(ctx context.Context, w Witness) error
+	Status(ctx context.Context) Status
+	// Stop begins the end of the agent and returns at once.
+	Stop()
+}
+
+// Serve answers the requests on conn until the peer closes it, breaks the protocol, or stays silent for Timeout, and
+// then closes conn. A connection that asked to stop stays open until ctx ends, so that its closing tells the peer
+// that the agent's work is over.
+func Serve(ctx context.Context, conn net.Conn, h Handler) {
+	defer conn.Close()
+	r := bufio.NewReader(conn)
+	for {
+		conn.SetDeadline(time.Now().Add(Timeout))
+		var req request
+		if err := readMessage(r, &req); err != nil {
+			return
+		}
+		rep := dispatch(ctx, req, h)
+		conn.SetWriteDeadline(time.Now().Add(Timeout))
+		if err := writeMessage(conn, rep); err != nil {
+			return
+		}
+		if req.Op == opStop {
+			h.Stop()
+			<-ctx.Done()
+			return
+		}
+	}
+}
+
+func dispatch(ctx context.Context, req request, h Handler) reply {
+	ctx, cancel := context.WithTimeout(ctx, Timeout/2)
+	defer cancel()
+	switch {
+	case req.Op == opWitness && req.Witness != nil:
+		return failure(h.Witness(ctx, *req.Witness))
+	case req.Op == opStatus:
+		st := h.Status(ctx)
+		return reply{Status: &st}
+	case req.Op == opStop:
+		return reply{}
+	}
+	return failure(fmt.Errorf("unknown request %q", string(req.Op)))
+}
+
+func failure(err error) reply {
+	if err == nil {
+		return reply{}
+	}
+	rep := reply{Error: err.Error()}
+	if re := (*RefusedError)(nil); errors.As(err, &re) {
+		rep.Reason = re.Reason
+	}
+	return rep
+}

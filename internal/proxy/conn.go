@@ -1,0 +1,295 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"vast-ssh/internal/ipc"
+	"vast-ssh/internal/resolve"
+	"vast-ssh/internal/wire"
+	"vast-ssh/known"
+)
+
+// Conn is a connection to an instance whose first key exchange is watched. Read is for one goroutine and Write for
+// another, as with any ssh client; the other methods are for all. It is a net.Conn and no more: a method such as
+// WriteTo would be a way around the watch.
+type Conn struct {
+	tcp      *net.TCPConn
+	cfg      Config
+	ctx      context.Context // of Open; ends the handshake
+	endpoint resolve.Endpoint
+	opened   time.Time
+	stop     func() bool
+
+	mu       sync.Mutex // protects the following
+	exchange *wire.Exchange
+	readable []byte // may be read by the client
+	released bool   // the handshake is over: what the server sends from here on is not looked at
+	err      error  // final, once set
+
+	clientReady chan struct{} // closed when the client's KEXINIT was seen
+	readyOnce   sync.Once
+	closed      chan struct{}
+	closeOnce   sync.Once
+	buf         []byte // of Read, until released
+}
+
+// HostKeyError reports a host key that is not the one of the instance, or could not be checked. None of the server's key
+// exchange reply was passed on.
+type HostKeyError struct {
+	Instance uint64
+	Endpoint resolve.Endpoint
+	Err      error // *known.MismatchError and others
+}
+
+func (e *HostKeyError) Error() string {
+	return fmt.Sprintf("the host key on %s %s is refused: %v", e.Endpoint.Route, e.Endpoint.Addr(), e.Err)
+}
+
+func (e *HostKeyError) Unwrap() error { return e.Err }
+
+// WitnessError reports that the agent did not take the witness, so that the login could not be signed. None of the
+// server's key exchange reply was passed on.
+type WitnessError struct{ Err error }
+
+func (e *WitnessError) Error() string {
+	return fmt.Sprintf("the agent did not take the witness: %v", e.Err)
+}
+
+// Hint returns the next command to run.
+func (e *WitnessError) Hint() string { return "vast-agent status" }
+
+func (e *WitnessError) Unwrap() error { return e.Err }
+
+// HandshakeError reports a key exchange that did not come to its end.
+type HandshakeError struct {
+	Instance uint64
+	Endpoint resolve.Endpoint
+	Err      error
+}
+
+func (e *HandshakeError) Error() string {
+	return fmt.Sprintf("the key exchange on %s %s failed: %v", e.Endpoint.Route, e.Endpoint.Addr(), e.Err)
+}
+
+// Hint returns the next command to run.
+func (e *HandshakeError) Hint() string {
+	return fmt.Sprintf("the machine may still be starting; see its state with: vast-ssh show %d", e.Instance)
+}
+
+func (e *HandshakeError) Unwrap() error { return e.Err }
+
+func newConn(ctx context.Context, cfg Config, l *link) *Conn {
+	c := &Conn{
+		tcp:         l.conn,
+		cfg:         cfg,
+		ctx:         ctx,
+		endpoint:    l.endpoint,
+		opened:      time.Now(),
+		exchange:    l.exchange,
+		readable:    l.passed,
+		clientReady: make(chan struct{}),
+		closed:      make(chan struct{}),
+		buf:         make([]byte, 16<<10),
+	}
+	l.conn.SetDeadline(time.Now().Add(cfg.HandshakeTimeout))
+	// An ended context wakes up whoever waits for the network.
+	c.stop = context.AfterFunc(ctx, func() { l.conn.SetDeadline(time.Unix(1, 0)) })
+	return c
+}
+
+// Endpoint is the one that was reached.
+func (c *Conn) Endpoint() resolve.Endpoint { return c.endpoint }
+
+// Close closes the connection and ends a Read or Write that waits.
+func (c *Conn) Close() error {
+	c.closeOnce.Do(func() { close(c.closed) })
+	c.stop()
+	return c.tcp.Close()
+}
+
+// Write sends bytes of the client.
+func (c *Conn) Write(p []byte) (int, error) {
+	if err := c.watchClient(p); err != nil {
+		return 0, err
+	}
+	return c.tcp.Write(p)
+}
+
+func (c *Conn) watchClient(p []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.released || c.err != nil {
+		return c.err
+	}
+	if err := c.exchange.Client(p); err != nil {
+		return c.fail(err)
+	}
+	if c.exchange.ClientReady() {
+		c.readyOnce.Do(func() { close(c.clientReady) })
+	}
+	return nil
+}
+
+// Read gives bytes of the server: all of them in their order, those of the key exchange reply and behind it only after
+// the host key was checked and witnessed.
+func (c *Conn) Read(p []byte) (int, error) {
+	for {
+		n, direct, wait, err := c.take(p)
+		switch {
+		case err != nil || n > 0:
+			return n, err
+		case direct:
+			return c.tcp.Read(p)
+		case wait:
+			if err := c.awaitClient(); err != nil {
+				return 0, err
+			}
+			err = c.watchServer(nil)
+		default:
+			if n, err = c.tcp.Read(c.buf); n > 0 {
+				err = c.watchServer(c.buf[:n])
+			}
+		}
+		if err != nil {
+			return 0, c.failWith(err)
+		}
+	}
+}
+
+// take fills p from what may be read. With nothing there, direct tells that the network may be read without a watch, and
+// wait that the server has nothing to say before the client has spoken.
+func (c *Conn) take(p []byte) (n int, direct, wait bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.readable) > 0 {
+		n = copy(p, c.readable)
+		c.readable = c.readable[n:]
+		return n, false, false, nil
+	}
+	if c.err != nil {
+		return 0, false, false, c.err
+	}
+	wait = !c.released && c.exchange.ServerReady() && !c.exchange.ClientReady()
+	return 0, c.released, wait, nil
+}
+
+func (c *Conn) awaitClient() error {
+	timer := time.NewTimer(time.Until(c.opened.Add(c.cfg.HandshakeTimeout)))
+	defer timer.Stop()
+	select {
+	case <-c.clientReady:
+		return nil
+	case <-c.closed:
+		return net.ErrClosed
+	case <-c.ctx.Done():
+		return c.ctx.Err()
+	case <-timer.C:
+		return os.ErrDeadlineExceeded
+	}
+}
+
+// watchServer feeds bytes of the server to the exchange and, when the reply is there, judges it.
+func (c *Conn) watchServer(p []byte) error {
+	c.mu.Lock()
+	pass, err := c.exchange.Server(p)
+	c.readable = append(c.readable, pass...)
+	reply := c.exchange.Reply()
+	c.mu.Unlock()
+	if err != nil || reply == nil {
+		return err
+	}
+	if err := c.judge(reply); err != nil {
+		return err
+	}
+	c.stop()
+	if err := c.ctx.Err(); err != nil {
+		return err
+	}
+	c.tcp.SetDeadline(time.Time{})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.readable = append(c.readable, c.exchange.Rest()...)
+	c.released, c.exchange, c.buf = true, nil, nil
+	return nil
+}
+
+// judge checks the host key of the reply against the pins and hands the witness to the agent.
+func (c *Conn) judge(reply *wire.Reply) error {
+	key, err := ssh.ParsePublicKey(reply.HostKey)
+	if err != nil {
+		return &HostKeyError{c.cfg.Instance, c.endpoint, errors.New("it does not parse")}
+	}
+	if err := c.cfg.Pins.Check(c.cfg.Instance, key); err != nil {
+		return &HostKeyError{c.cfg.Instance, c.endpoint, err}
+	}
+	c.cfg.trace(c.opened, "host key %s matches its pin (%s)", ssh.FingerprintSHA256(key), reply.Method)
+	start := time.Now()
+	ctx, cancel := context.WithTimeout(c.ctx, ipc.Timeout)
+	defer cancel()
+	if err := c.cfg.Witness(ctx, ipc.Witness{
+		Instance:  c.cfg.Instance,
+		HostKey:   reply.HostKey,
+		Signature: reply.Signature,
+		User:      c.cfg.User,
+		Route:     string(c.endpoint.Route),
+	}); err != nil {
+		return &WitnessError{err}
+	}
+	c.cfg.trace(start, "the agent has the witness")
+	return nil
+}
+
+func (c *Conn) failWith(err error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.fail(err)
+}
+
+// fail makes the connection useless in both directions, keeping the first reason. mu is held.
+func (c *Conn) fail(err error) error {
+	if c.released {
+		return err
+	}
+	if c.err == nil {
+		switch cause := c.ctx.Err(); {
+		case errors.Is(err, os.ErrDeadlineExceeded) && cause != nil:
+			err = cause
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			err = &HandshakeError{c.cfg.Instance, c.endpoint,
+				fmt.Errorf("it was not finished in %v", c.cfg.HandshakeTimeout)}
+		case errors.Is(err, io.EOF):
+			err = &HandshakeError{c.cfg.Instance, c.endpoint, errors.New("the server closed the connection")}
+		}
+		c.err = err
+		c.readable = nil
+		c.tcp.SetDeadline(time.Unix(1, 0))
+	}
+	return c.err
+}
+
+// LocalAddr implements net.Conn.
+func (c *Conn) LocalAddr() net.Addr { return c.tcp.LocalAddr() }
+
+// RemoteAddr implements net.Conn.
+func (c *Conn) RemoteAddr() net.Addr { return c.tcp.RemoteAddr() }
+
+// SetDeadline implements net.Conn.
+func (c *Conn) SetDeadline(t time.Time) error { return c.tcp.SetDeadline(t) }
+
+// SetReadDeadline implements net.Conn.
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.tcp.SetReadDeadline(t) }
+
+// SetWriteDeadline implements net.Conn.
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.tcp.SetWriteDeadline(t) }
+
+// Name is the name under which the instance's host keys are pinned.
+func (c *Conn) Name() string { return known.Name(c.cfg.Instance) }

@@ -1,0 +1,137 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"vast-ssh/internal/resolve"
+	"vast-ssh/internal/wire"
+)
+
+// link is a connection whose server has shown its identification line.
+type link struct {
+	conn     *net.TCPConn
+	endpoint resolve.Endpoint
+	exchange *wire.Exchange
+	passed   []byte // what exchange has released so far
+}
+
+var errTooLong = errors.New("no SSH server there: it talks, but does not identify itself")
+
+// dial tries the endpoints in their order, the next one after cfg.Delay or as soon as all before it have failed, and returns
+// the first whose server identifies itself. The others are closed.
+func dial(ctx context.Context, cfg *Config) (*link, error) {
+	ctx, cancel := context.WithTimeout(ctx, cfg.DialTimeout)
+	defer cancel()
+
+	type result struct {
+		i    int
+		link *link
+		err  error
+	}
+	results := make(chan result)
+	attempts := make([]Attempt, len(cfg.Endpoints))
+	next, running := 0, 0
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for next < len(cfg.Endpoints) || running > 0 {
+		due := timer.C
+		if next == len(cfg.Endpoints) {
+			due = nil
+		}
+		select {
+		case <-due:
+			i := next
+			go func() {
+				l, err := connect(ctx, cfg.Endpoints[i])
+				select {
+				case results <- result{i, l, err}:
+				case <-ctx.Done():
+					if l != nil {
+						l.conn.Close()
+					}
+				}
+			}()
+			next++
+			running++
+			timer.Reset(cfg.Delay)
+		case r := <-results:
+			running--
+			if r.err == nil {
+				return r.link, nil
+			}
+			attempts[r.i] = Attempt{cfg.Endpoints[r.i], r.err}
+			if running == 0 {
+				timer.Reset(0)
+			}
+		case <-ctx.Done():
+			if cause := context.Cause(ctx); !errors.Is(cause, context.DeadlineExceeded) {
+				return nil, cause
+			}
+			for i := range attempts {
+				if attempts[i].Err == nil {
+					attempts[i] = Attempt{cfg.Endpoints[i], fmt.Errorf("no answer in %v", cfg.DialTimeout)}
+				}
+			}
+			return nil, &UnreachableError{Instance: cfg.Instance, Attempts: attempts}
+		}
+	}
+	return nil, &UnreachableError{Instance: cfg.Instance, Attempts: attempts}
+}
+
+// connect reaches one endpoint and reads up to its identification line.
+func connect(ctx context.Context, e resolve.Endpoint) (*link, error) {
+	c, err := new(net.Dialer).DialContext(ctx, "tcp", e.Addr())
+	if err != nil {
+		var op *net.OpError
+		if errors.As(err, &op) && op.Op == "dial" {
+			err = op.Err // the address is told by the caller
+		}
+		return nil, err
+	}
+	l := &link{conn: c.(*net.TCPConn), endpoint: e, exchange: wire.New()}
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	if err := l.identify(); err != nil {
+		stop()
+		c.Close()
+		return nil, err
+	}
+	if !stop() {
+		return nil, ctx.Err()
+	}
+	return l, nil
+}
+
+func (l *link) identify() error {
+	buf := make([]byte, 4096)
+	for {
+		if _, ok := l.exchange.ServerVersion(); ok {
+			return nil
+		}
+		n, err := l.conn.Read(buf)
+		if n > 0 {
+			pass, perr := l.exchange.Server(buf[:n])
+			if perr != nil {
+				return perr
+			}
+			l.passed = append(l.passed, pass...)
+			if len(l.passed) > maxPreamble {
+				return errTooLong
+			}
+			continue
+		}
+		if errors.Is(err, io.EOF) {
+			return errors.New("the connection closed before an SSH server identified itself")
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// maxPreamble bounds what a server may say up to its identification line, in bytes.
+const maxPreamble = 128 << 10

@@ -1,0 +1,71 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
+
+	"vast-ssh/internal/unixsock"
+)
+
+// Login logs in over c as the user of its Config, in this process, with the key of the agent at the socket agentSocket. The
+// signature goes the way of every client: the agent gives it for the witness that c brought. The host key is compared
+// with the pins a second time, as the client sees it. ctx bounds the login and not what comes after it.
+func Login(ctx context.Context, c *Conn, agentSocket string) (*ssh.Client, error) {
+	sock, err := unixsock.Dial(ctx, agentSocket)
+	if err != nil {
+		c.Close()
+		return nil, fmt.Errorf("reach the agent: %w", err)
+	}
+	defer sock.Close()
+	stop := context.AfterFunc(ctx, func() {
+		sock.Close()
+		c.Close()
+	})
+	conn, channels, requests, err := ssh.NewClientConn(c, c.Name(), &ssh.ClientConfig{
+		User: c.cfg.User,
+		Auth: []ssh.AuthMethod{ssh.PublicKeysCallback(agent.NewClient(sock).Signers)},
+		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
+			return c.cfg.Pins.Check(c.cfg.Instance, key)
+		},
+		HostKeyAlgorithms: hostKeyAlgorithms(c),
+	})
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		c.Close()
+		// A refused connection shows up in the client as a broken one: the reason is with the connection.
+		if cause := c.failure(); cause != nil {
+			return nil, cause
+		}
+		return nil, err
+	}
+	return ssh.NewClient(conn, channels, requests), nil
+}
+
+// hostKeyAlgorithms asks for a key that is pinned. An error leaves the choice to the library: the check decides.
+func hostKeyAlgorithms(c *Conn) []string {
+	pins, err := c.cfg.Pins.Of(c.cfg.Instance)
+	if err != nil {
+		return nil
+	}
+	var algorithms []string
+	for _, p := range pins {
+		if p.Key.Type() == ssh.KeyAlgoRSA {
+			algorithms = append(algorithms, ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256)
+			continue
+		}
+		algorithms = append(algorithms, p.Key.Type())
+	}
+	return algorithms
+}
+
+func (c *Conn) failure() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}

@@ -1,0 +1,96 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"syscall"
+)
+
+// Relay moves bytes between the client at in and out and the connection, until either side ends or ctx does, and closes
+// c. An ssh client keeps its end of the pipe open when the server has hung up, so waiting for both would hang.
+//
+// The error is nil when a side has ended, and otherwise tells why the connection was refused or broke.
+func Relay(ctx context.Context, c *Conn, in, out *os.File) error {
+	defer c.Close()
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
+	done := make(chan error, 2)
+	go func() { done <- toServer(c, in) }()
+	go func() { done <- toClient(c, out) }()
+	err := <-done
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// relayBuffer is the size of a copy in user space, in bytes.
+const relayBuffer = 64 << 10
+
+// toServer copies from the client, watched until the handshake is over.
+func toServer(c *Conn, in *os.File) error {
+	buf := make([]byte, relayBuffer)
+	for {
+		if c.isReleased() {
+			if handled, err := spliceToConn(c.tcp, in); handled {
+				return ended(err)
+			}
+		}
+		n, err := in.Read(buf)
+		if n > 0 {
+			if _, err := c.Write(buf[:n]); err != nil {
+				return ended(err)
+			}
+		}
+		if err != nil {
+			return ended(err)
+		}
+	}
+}
+
+// toClient copies from the server, which gives nothing behind its key exchange reply before that was judged.
+func toClient(c *Conn, out *os.File) error {
+	buf := make([]byte, relayBuffer)
+	for {
+		if c.isReleased() && c.drained() {
+			if handled, err := spliceFromConn(out, c.tcp); handled {
+				return ended(err)
+			}
+		}
+		n, err := c.Read(buf)
+		if n > 0 {
+			if _, err := out.Write(buf[:n]); err != nil {
+				return ended(err)
+			}
+		}
+		if err != nil {
+			return ended(err)
+		}
+	}
+}
+
+// ended turns the ways in which a side goes away into nil.
+func ended(err error) error {
+	var refused *HandshakeError
+	switch {
+	case errors.As(err, &refused):
+		return err
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET), errors.Is(err, os.ErrClosed):
+		return nil
+	}
+	return err
+}
+
+func (c *Conn) isReleased() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.released
+}
+
+func (c *Conn) drained() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.readable) == 0
+}
