@@ -119,7 +119,13 @@ func (a *Agent) Witness(ctx context.Context, w ipc.Witness) error {
 	return nil
 }
 
-func (a *Agent) parseWitness(w ipc.Witness) (*witness, *refusal) {
+// parseWitness checks w. The server chose the key and the signature, so a fault in their parsing is a refusal too.
+func (a *Agent) parseWitness(w ipc.Witness) (_ *witness, refused *refusal) {
+	defer func() {
+		if r := recover(); r != nil {
+			refused = &refusal{Reason: Internal, detail: fmt.Sprintf("%T", r)}
+		}
+	}()
 	key, err := parseHostKey(w.HostKey)
 	if err != nil {
 		return nil, &refusal{Reason: BadWitness, detail: err.Error()}
@@ -153,7 +159,7 @@ func (a *Agent) Status(ctx context.Context) ipc.Status {
 	}
 	st.Refusals, st.Refused = a.refusals.last()
 	if key, err := a.keys.PublicKey(ctx); err != nil {
-		st.KeyError = err.Error()
+		st.KeyError = cut(err.Error(), maxSentence)
 	} else {
 		st.Key = ssh.FingerprintSHA256(key)
 	}

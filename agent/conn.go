@@ -76,13 +76,30 @@ func (a *Agent) Serve(ctx context.Context, c net.Conn, peer unixsock.Peer) {
 			}
 			return
 		}
-		answer := co.handle(ctx, msg)
-		frame := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(answer)), uint32(len(answer)))
-		c.SetWriteDeadline(time.Now().Add(frameTimeout))
-		if _, err := c.Write(append(frame, answer...)); err != nil {
+		if err := co.answer(ctx, c, msg); err != nil {
 			return
 		}
 	}
+}
+
+// answer handles one message and writes the answer. A signature request is in flight until its answer is written: what
+// waits for Drain closes the connections next.
+func (c *conn) answer(ctx context.Context, nc net.Conn, msg []byte) error {
+	if msg[0] == msgSignRequest {
+		if !c.agent.begin() {
+			c.refuse(refusal{Reason: Stopping})
+			return writeFrame(nc, []byte{msgFailure})
+		}
+		defer c.agent.end()
+	}
+	return writeFrame(nc, c.handle(ctx, msg))
+}
+
+func writeFrame(c net.Conn, answer []byte) error {
+	frame := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(answer)), uint32(len(answer)))
+	c.SetWriteDeadline(time.Now().Add(frameTimeout))
+	_, err := c.Write(append(frame, answer...))
+	return err
 }
 
 var errFrameLength = errors.New("message with a bad length")
@@ -225,11 +242,6 @@ func (c *conn) bind(body []byte) bool {
 
 // sign answers a signature request.
 func (c *conn) sign(ctx context.Context, msg []byte) []byte {
-	if !c.agent.begin() {
-		c.refuse(refusal{Reason: Stopping})
-		return []byte{msgFailure}
-	}
-	defer c.agent.end()
 	c.used = true
 	sig, r := c.decide(ctx, msg)
 	if r != nil {

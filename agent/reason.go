@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -76,8 +77,20 @@ func (r *refusal) sentence() string {
 // keepRefusals is how many refusals are kept for people to read.
 const keepRefusals = 64
 
-// maxSentence bounds the sentence of a kept refusal in bytes, so that a status always fits in a control message.
-const maxSentence = 512
+// Bounds on the texts of a status in bytes, so that it always fits in a control message: JSON takes up to six bytes for
+// one of a text that somebody made up for it.
+const (
+	maxSentence = 384
+	maxProgram  = 192
+)
+
+// cut shortens s to at most limit bytes, not in the middle of a character.
+func cut(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	return strings.ToValidUTF8(s[:limit], "")
+}
 
 // refusals keeps the last refusals.
 type refusals struct {
@@ -94,16 +107,10 @@ func (rs *refusals) add(r refusal) {
 	rec := ipc.Refusal{
 		At:       rs.now().UTC().Truncate(time.Second),
 		Reason:   string(r.Reason),
-		Sentence: r.sentence(),
+		Sentence: cut(r.sentence(), maxSentence),
 		Instance: r.Instance,
 		PID:      r.peer.PID,
-		Program:  r.peer.Program,
-	}
-	if len(rec.Sentence) > maxSentence {
-		rec.Sentence = rec.Sentence[:maxSentence]
-	}
-	if len(rec.Program) > maxSentence {
-		rec.Program = rec.Program[:maxSentence]
+		Program:  cut(r.peer.Program, maxProgram),
 	}
 	if r.hostKey != nil {
 		rec.HostKey = ssh.FingerprintSHA256(r.hostKey)

@@ -144,8 +144,10 @@ func TestErrors(t *testing.T) {
 		{"user.name = \"canary\"", 1, `unknown key "user.name"`, ``},
 		{"\"us\\ner\" = \"canary\"", 1, `unknown key "us\ner"`, `did you mean "user"?`},
 		{"user = \"root\"\nuser = \"canary\"", 2, `user is set a second time`, ``},
-		{"user = 17", 1, `user must be a string in quotes: a user name: a small letter or _, then up to 31 of a-z, 0-9, _ and -`, ``},
-		{"witness_life = 30", 1, `witness_life must be a string in quotes: a duration from 1s to 5m, such as "30s"`, ``},
+		{"user = 17", 1, `user must be a string in quotes: a user name: ` +
+			`a small letter or _, then up to 31 of a-z, 0-9, _ and -`, ``},
+		{"witness_life = 30", 1, `witness_life must be a string in quotes: ` +
+			`a duration from 1s to 5m, such as "30s"`, ``},
 		{"ssh = [\"canary\"]", 1, `ssh must be a string in quotes: empty or the absolute path of the ssh program`, ``},
 		{"ssh = {canary=1}", 1, `ssh must be a string in quotes: empty or the absolute path of the ssh program`, ``},
 		{"custody = \"canary\"", 1, `custody must be one of "file", "keyring"`, ``},
@@ -187,7 +189,7 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-const secretHint = "remove the line; the API key is read from VAST_API_KEY, the keyring, or ~/.config/vastai/vast_api_key"
+const secretHint = "remove the line; the API key is read from VAST_API_KEY or ~/.config/vastai/vast_api_key"
 
 func TestColumn(t *testing.T) {
 	_, err := Load(write(t, "user = \"root\"\n  acept = 1"), noEnv)
@@ -215,8 +217,9 @@ func TestValues(t *testing.T) {
 		{"api_url", []string{"https://console.vast.ai", "https://h:444/", "http://127.0.0.1:1", "http://localhost:80/x",
 			"http://[::1]:8080"},
 			[]string{"", "console.vast.ai", "http://console.vast.ai", "http://10.0.0.1", "ftp://localhost", "https://",
-				"https://:443", "https://u@h", "https://u:p@h", "https://h?x=1", "https://h?", "https://h#x", "https://h#",
-				"https://h/\\u202e", "https://h\\n", "http://localhost.evil.example", "http://127.0.0.1.evil.example", "file:///etc"}},
+				"https://:443", "https://u@h", "https://u:p@h", "https://h?x=1", "https://h?", "https://h#x",
+				"https://h#", "https://h/\\u202e", "https://h\\n", "http://localhost.evil.example",
+				"http://127.0.0.1.evil.example", "file:///etc"}},
 	} {
 		for _, text := range tt.good {
 			if _, err := Load(write(t, tt.key+` = "`+text+`"`), noEnv); err != nil {
@@ -293,7 +296,8 @@ func writeMode(path, text string, mode os.FileMode) error {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, seed := range []string{"", "user = \"root\"\r\n", "user =", "[user]", "a.b=1", "x = {a=[1,{b=2}]}", "\"\\u0000\"=''", "user=\"\"\"\n",
+	for _, seed := range []string{"", "user = \"root\"\r\n", "user =", "[user]", "a.b=1", "x = {a=[1,{b=2}]}",
+		"\"\\u0000\"=''", "user=\"\"\"\n",
 		"# \xff", "d = 1979-05-27T07:32:00Z", "ssh=\"/\\u007f\""} {
 		f.Add([]byte(seed))
 	}
@@ -312,7 +316,8 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		var e *Error
-		if !errors.As(err, &e) || e.File != "f" || e.Line < 0 || e.Line > 1+strings.Count(string(data), "\n") || e.Reason == "" {
+		if !errors.As(err, &e) || e.File != "f" || e.Reason == "" ||
+			e.Line < 0 || e.Line > 1+strings.Count(string(data), "\n") {
 			t.Errorf("err = %#v", err)
 		}
 	})

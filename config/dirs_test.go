@@ -13,7 +13,8 @@ func TestLocateDirs(t *testing.T) {
 		want Dirs
 	}{
 		{"home alone", []string{"HOME", "/home/u"},
-			Dirs{"/home/u", "/home/u/.config/vast-ssh", "/home/u/.ssh/vast-ssh", "/home/u/.local/state/vast-ssh", "/home/u/.cache/vast-ssh"}},
+			Dirs{"/home/u", "/home/u/.config/vast-ssh", "/home/u/.ssh/vast-ssh", "/home/u/.local/state/vast-ssh",
+				"/home/u/.cache/vast-ssh"}},
 		{"xdg", []string{"HOME", "/home/u/", "XDG_CONFIG_HOME", "/c", "XDG_STATE_HOME", "/s/", "XDG_CACHE_HOME", "/k"},
 			Dirs{"/home/u", "/c/vast-ssh", "/home/u/.ssh/vast-ssh", "/s/vast-ssh", "/k/vast-ssh"}},
 		{"relative xdg", []string{"HOME", "/h", "XDG_CONFIG_HOME", "c", "XDG_STATE_HOME", "./s", "XDG_CACHE_HOME", "~/k"},

@@ -157,7 +157,7 @@ func unknown(e *Error, name string) *Error {
 	e.Key = name
 	if namesSecret(name) {
 		e.Reason = fmt.Sprintf("%q does not belong here: this file holds no secrets", name)
-		e.advice = "remove the line; the API key is read from VAST_API_KEY, the keyring, or ~/.config/vastai/vast_api_key"
+		e.advice = "remove the line; the API key is read from VAST_API_KEY or ~/.config/vastai/vast_api_key"
 		return e
 	}
 	e.Reason = fmt.Sprintf("unknown key %q", name)

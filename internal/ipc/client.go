@@ -54,26 +54,28 @@ func (c *Client) Stop(ctx context.Context) error {
 	if _, err := c.call(ctx, request{Op: opStop}); err != nil {
 		return err
 	}
-	c.conn.SetReadDeadline(deadline(ctx))
+	defer c.limit(ctx)()
 	if _, err := c.r.ReadByte(); err == nil {
 		return errors.New("the agent goes on talking after it was told to stop")
 	} else if ne := net.Error(nil); errors.As(err, &ne) && ne.Timeout() {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		return errors.New("the agent did not exit in time")
 	}
 	return nil
 }
 
 func (c *Client) call(ctx context.Context, req request) (reply, error) {
-	c.conn.SetDeadline(deadline(ctx))
-	// A context that ends early wakes the read up.
-	stop := context.AfterFunc(ctx, func() { c.conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
+	defer c.limit(ctx)()
 	var rep reply
 	err := writeMessage(c.conn, req)
 	if err == nil {
 		err = readMessage(c.r, &rep)
 	}
 	if err != nil {
+		// What arrives later would pass for the answer to another request.
+		c.conn.Close()
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
@@ -85,10 +87,8 @@ func (c *Client) call(ctx context.Context, req request) (reply, error) {
 	return rep, nil
 }
 
-func deadline(ctx context.Context) time.Time {
-	limit := time.Now().Add(Timeout)
-	if d, ok := ctx.Deadline(); ok && d.Before(limit) {
-		return d
-	}
-	return limit
+// limit bounds the reads and writes that follow by Timeout and by ctx, until stop is called.
+func (c *Client) limit(ctx context.Context) (stop func() bool) {
+	c.conn.SetDeadline(time.Now().Add(Timeout))
+	return context.AfterFunc(ctx, func() { c.conn.SetDeadline(time.Unix(1, 0)) })
 }

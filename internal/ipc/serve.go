@@ -21,12 +21,16 @@ type Handler interface {
 
 // Serve answers the requests on conn until the peer closes it, breaks the protocol, or stays silent for Timeout, and
 // then closes conn. A connection that asked to stop stays open until ctx ends, so that its closing tells the peer
-// that the agent's work is over.
+// that the agent's work is over. When ctx ends a request that has been read is answered still.
 func Serve(ctx context.Context, conn net.Conn, h Handler) {
 	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })()
 	r := bufio.NewReader(conn)
 	for {
 		conn.SetDeadline(time.Now().Add(Timeout))
+		if ctx.Err() != nil { // the line above may have undone the end
+			return
+		}
 		var req request
 		if err := readMessage(r, &req); err != nil {
 			return
@@ -44,9 +48,15 @@ func Serve(ctx context.Context, conn net.Conn, h Handler) {
 	}
 }
 
-func dispatch(ctx context.Context, req request, h Handler) reply {
+// dispatch has h answer req. A fault in h is told without its value, which may hold parts of a request.
+func dispatch(ctx context.Context, req request, h Handler) (rep reply) {
 	ctx, cancel := context.WithTimeout(ctx, Timeout/2)
 	defer cancel()
+	defer func() {
+		if r := recover(); r != nil {
+			rep = failure(fmt.Errorf("the agent met a fault of its own (%T)", r))
+		}
+	}()
 	switch {
 	case req.Op == opWitness && req.Witness != nil:
 		return failure(h.Witness(ctx, *req.Witness))
@@ -56,7 +66,7 @@ func dispatch(ctx context.Context, req request, h Handler) reply {
 	case req.Op == opStop:
 		return reply{}
 	}
-	return failure(fmt.Errorf("unknown request %q", string(req.Op)))
+	return failure(fmt.Errorf("unknown request %.64q", string(req.Op)))
 }
 
 func failure(err error) reply {

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -121,7 +123,11 @@ func (c *Conn) Write(p []byte) (int, error) {
 	if err := c.watchClient(p); err != nil {
 		return 0, err
 	}
-	return c.tcp.Write(p)
+	n, err := c.tcp.Write(p)
+	if err != nil {
+		err = c.broken(err)
+	}
+	return n, err
 }
 
 func (c *Conn) watchClient(p []byte) error {
@@ -151,13 +157,14 @@ func (c *Conn) Read(p []byte) (int, error) {
 			return c.tcp.Read(p)
 		case wait:
 			if err := c.awaitClient(); err != nil {
-				return 0, err
+				return 0, c.broken(err)
 			}
 			err = c.watchServer(nil)
 		default:
-			if n, err = c.tcp.Read(c.buf); n > 0 {
-				err = c.watchServer(c.buf[:n])
+			if n, err = c.tcp.Read(c.buf); err != nil {
+				return 0, c.broken(err)
 			}
+			err = c.watchServer(c.buf[:n])
 		}
 		if err != nil {
 			return 0, c.failWith(err)
@@ -225,7 +232,8 @@ func (c *Conn) watchServer(p []byte) error {
 // judge checks the host key of the reply against the pins and hands the witness to the agent.
 func (c *Conn) judge(reply *wire.Reply) error {
 	key, err := ssh.ParsePublicKey(reply.HostKey)
-	if err != nil {
+	// The bytes are what the client will read, so another encoding of a pinned key is another key.
+	if err != nil || !bytes.Equal(key.Marshal(), reply.HostKey) {
 		return &HostKeyError{c.cfg.Instance, c.endpoint, errors.New("it does not parse")}
 	}
 	if err := c.cfg.Pins.Check(c.cfg.Instance, key); err != nil {
@@ -254,21 +262,32 @@ func (c *Conn) failWith(err error) error {
 	return c.fail(err)
 }
 
+// broken takes an error of the network, which ends the handshake unless that is over.
+func (c *Conn) broken(err error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.released {
+		return err
+	}
+	switch cause := c.ctx.Err(); {
+	case cause != nil:
+		return c.fail(cause)
+	case errors.Is(err, net.ErrClosed):
+		return c.fail(err)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = fmt.Errorf("it was not finished in %v", c.cfg.HandshakeTimeout)
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		err = errors.New("the server closed the connection")
+	}
+	return c.fail(&HandshakeError{c.cfg.Instance, c.endpoint, err})
+}
+
 // fail makes the connection useless in both directions, keeping the first reason. mu is held.
 func (c *Conn) fail(err error) error {
 	if c.released {
 		return err
 	}
 	if c.err == nil {
-		switch cause := c.ctx.Err(); {
-		case errors.Is(err, os.ErrDeadlineExceeded) && cause != nil:
-			err = cause
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			err = &HandshakeError{c.cfg.Instance, c.endpoint,
-				fmt.Errorf("it was not finished in %v", c.cfg.HandshakeTimeout)}
-		case errors.Is(err, io.EOF):
-			err = &HandshakeError{c.cfg.Instance, c.endpoint, errors.New("the server closed the connection")}
-		}
 		c.err = err
 		c.readable = nil
 		c.tcp.SetDeadline(time.Unix(1, 0))

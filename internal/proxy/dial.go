@@ -20,8 +20,6 @@ type link struct {
 	passed   []byte // what exchange has released so far
 }
 
-var errTooLong = errors.New("no SSH server there: it talks, but does not identify itself")
-
 // dial tries the endpoints in their order, the next one after cfg.Delay or as soon as all before it have failed, and returns
 // the first whose server identifies itself. The others are closed.
 func dial(ctx context.Context, cfg *Config) (*link, error) {
@@ -38,7 +36,7 @@ func dial(ctx context.Context, cfg *Config) (*link, error) {
 	next, running := 0, 0
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for next < len(cfg.Endpoints) || running > 0 {
+	for ctx.Err() == nil && (next < len(cfg.Endpoints) || running > 0) {
 		due := timer.C
 		if next == len(cfg.Endpoints) {
 			due = nil
@@ -64,26 +62,28 @@ func dial(ctx context.Context, cfg *Config) (*link, error) {
 			if r.err == nil {
 				return r.link, nil
 			}
+			if ctx.Err() != nil {
+				continue // it failed because ctx ended, which is not its reason
+			}
 			attempts[r.i] = Attempt{cfg.Endpoints[r.i], r.err}
 			if running == 0 {
 				timer.Reset(0)
 			}
 		case <-ctx.Done():
-			if cause := context.Cause(ctx); !errors.Is(cause, context.DeadlineExceeded) {
-				return nil, cause
-			}
-			for i := range attempts {
-				if attempts[i].Err == nil {
-					attempts[i] = Attempt{cfg.Endpoints[i], fmt.Errorf("no answer in %v", cfg.DialTimeout)}
-				}
-			}
-			return nil, &UnreachableError{Instance: cfg.Instance, Attempts: attempts}
+		}
+	}
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.DeadlineExceeded) {
+		return nil, cause
+	}
+	for i := range attempts {
+		if attempts[i].Err == nil {
+			attempts[i] = Attempt{cfg.Endpoints[i], fmt.Errorf("no answer in %v", cfg.DialTimeout)}
 		}
 	}
 	return nil, &UnreachableError{Instance: cfg.Instance, Attempts: attempts}
 }
 
-// connect reaches one endpoint and reads up to its identification line.
+// connect reaches one endpoint and reads up to its identification line; wire bounds what may stand before it.
 func connect(ctx context.Context, e resolve.Endpoint) (*link, error) {
 	c, err := new(net.Dialer).DialContext(ctx, "tcp", e.Addr())
 	if err != nil {
@@ -119,9 +119,6 @@ func (l *link) identify() error {
 				return perr
 			}
 			l.passed = append(l.passed, pass...)
-			if len(l.passed) > maxPreamble {
-				return errTooLong
-			}
 			continue
 		}
 		if errors.Is(err, io.EOF) {
@@ -132,6 +129,3 @@ func (l *link) identify() error {
 		}
 	}
 }
-
-// maxPreamble bounds what a server may say up to its identification line, in bytes.
-const maxPreamble = 128 << 10

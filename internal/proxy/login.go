@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 
@@ -33,14 +34,15 @@ func Login(ctx context.Context, c *Conn, agentSocket string) (*ssh.Client, error
 		},
 		HostKeyAlgorithms: hostKeyAlgorithms(c),
 	})
-	if !stop() && err == nil {
-		err = ctx.Err()
-	}
-	if err != nil {
+	ended := !stop()
+	if err != nil || ended {
 		c.Close()
 		// A refused connection shows up in the client as a broken one: the reason is with the connection.
-		if cause := c.failure(); cause != nil {
+		switch cause := c.failure(); {
+		case cause != nil && !errors.Is(cause, net.ErrClosed):
 			return nil, cause
+		case ended:
+			return nil, ctx.Err()
 		}
 		return nil, err
 	}

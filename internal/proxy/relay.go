@@ -19,7 +19,11 @@ func Relay(ctx context.Context, c *Conn, in, out *os.File) error {
 	done := make(chan error, 2)
 	go func() { done <- toServer(c, in) }()
 	go func() { done <- toClient(c, out) }()
-	err := <-done
+	var err error
+	select {
+	case err = <-done:
+	case <-ctx.Done(): // and a side that waits for its pipe stays behind: nothing of c wakes it
+	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -35,17 +39,17 @@ func toServer(c *Conn, in *os.File) error {
 	for {
 		if c.isReleased() {
 			if handled, err := spliceToConn(c.tcp, in); handled {
-				return ended(err)
+				return c.ended(err)
 			}
 		}
 		n, err := in.Read(buf)
 		if n > 0 {
 			if _, err := c.Write(buf[:n]); err != nil {
-				return ended(err)
+				return c.ended(err)
 			}
 		}
 		if err != nil {
-			return ended(err)
+			return c.ended(err)
 		}
 	}
 }
@@ -56,27 +60,27 @@ func toClient(c *Conn, out *os.File) error {
 	for {
 		if c.isReleased() && c.drained() {
 			if handled, err := spliceFromConn(out, c.tcp); handled {
-				return ended(err)
+				return c.ended(err)
 			}
 		}
 		n, err := c.Read(buf)
 		if n > 0 {
 			if _, err := out.Write(buf[:n]); err != nil {
-				return ended(err)
+				return c.ended(err)
 			}
 		}
 		if err != nil {
-			return ended(err)
+			return c.ended(err)
 		}
 	}
 }
 
-// ended turns the ways in which a side goes away into nil.
-func ended(err error) error {
-	var refused *HandshakeError
+// ended turns the ways in which a side goes away into nil, and what breaks in a refused connection into the reason.
+func (c *Conn) ended(err error) error {
+	if cause := c.failure(); cause != nil {
+		return cause
+	}
 	switch {
-	case errors.As(err, &refused):
-		return err
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET), errors.Is(err, os.ErrClosed):
 		return nil
 	}

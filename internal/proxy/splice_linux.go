@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -42,6 +43,7 @@ func spliceAll(
 		return false, nil
 	}
 	pipe := int(f.Fd())
+	defer runtime.KeepAlive(f) // its finalizer would close pipe
 	for {
 		if err := awaitPipe(pipe, events); err != nil {
 			return true, err

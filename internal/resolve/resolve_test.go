@@ -167,11 +167,15 @@ func (f *fixture) want(got Target, id uint64, source Source, problem bool) {
 	}
 }
 
-func label(s string) func(*vast.Instance)  { return func(inst *vast.Instance) { inst.Label = s } }
-func status(s string) func(*vast.Instance) { return func(inst *vast.Instance) { inst.ActualStatus = s } }
-func at(ip string) func(*vast.Instance)    { return func(inst *vast.Instance) { inst.PublicIP = ip } }
+func label(s string) func(*vast.Instance) { return func(inst *vast.Instance) { inst.Label = s } }
+func status(s string) func(*vast.Instance) {
+	return func(inst *vast.Instance) { inst.ActualStatus = s }
+}
+func at(ip string) func(*vast.Instance) { return func(inst *vast.Instance) { inst.PublicIP = ip } }
 
 var errDown = errors.New("status 503")
+
+var _ API = (*vast.Client)(nil)
 
 func TestFreshCacheAsksNobody(t *testing.T) {
 	f := newFixture(t, running(5, label("train")))
@@ -399,6 +403,7 @@ func TestRefreshAsksDespiteAFreshCache(t *testing.T) {
 func TestAFailureSparesTheNextCalls(t *testing.T) {
 	f := newFixture(t, running(5, label("train")))
 	f.resolve("train")
+	f.calls()
 	f.pass(time.Hour)
 	f.err = errDown
 	f.want(f.resolve("5"), 5, StaleCache, true)
@@ -490,6 +495,31 @@ func TestLabelOnAnotherInstance(t *testing.T) {
 			f.want(f.resolve("train"), 6, Cache, false)
 		})
 	}
+}
+
+func TestLabelsThatLeadNowhereWhenTheAPIIsDown(t *testing.T) {
+	f := newFixture(t, running(5, label("train")), running(6, label("eval")))
+	f.resolve("train")
+	f.instances[0].Label = "old"
+	f.refresh(5)
+	if err := f.r.Forget(6); err != nil {
+		t.Fatal(err)
+	}
+	f.calls()
+	f.err = errDown
+	fails(f, "train", errDown) // instance 5 has lost the label
+	f.wantCalls(0, 1)
+	fails(f, "eval", errDown) // nothing is known of instance 6
+	f.wantCalls(1, 1)
+
+	f.err = nil
+	f.resolve("old")
+	f.pass(time.Hour)
+	f.err = errDown
+	f.want(f.resolve("old"), 5, StaleCache, true)
+	f.calls()
+	fails(f, "train", errDown) // the note of the failure is of use to an old address only
+	f.wantCalls(0, 1)
 }
 
 func TestAnAmbiguousOldLabelIsNoAddress(t *testing.T) {
@@ -628,11 +658,11 @@ func TestUnusableCacheDir(t *testing.T) {
 
 // The processes of one test are goroutines with resolvers of their own, on fake time. They share only the files.
 
-func started(t *testing.T, n int, a *account, dir string, run func(*Resolver) error) (wait func()) {
+func started(t *testing.T, n int, a *account, dir string, run func(context.Context, *Resolver) error) (wait func()) {
 	var wg sync.WaitGroup
 	for range n {
 		wg.Go(func() {
-			if err := run(New(Config{API: a.api, CacheDir: dir})); err != nil {
+			if err := run(t.Context(), New(Config{API: a.api, CacheDir: dir})); err != nil {
 				t.Error(err)
 			}
 		})
@@ -641,7 +671,7 @@ func started(t *testing.T, n int, a *account, dir string, run func(*Resolver) er
 }
 
 // crowd starts n calls that all wait for a lock, and then lets one in after the other.
-func crowd(t *testing.T, n int, a *account, dir, lock string, run func(*Resolver) error) {
+func crowd(t *testing.T, n int, a *account, dir, lock string, run func(context.Context, *Resolver) error) {
 	unlock, err := atomicfile.Lock(t.Context(), filepath.Join(dir, lock))
 	if err != nil {
 		t.Fatal(err)
@@ -676,69 +706,162 @@ func found(t Target, err error) error {
 	return err
 }
 
+func refused[E error](t Target, err error) error {
+	var want E
+	if !errors.As(err, &want) {
+		return fmt.Errorf("got %+v, error %v, want a %T", t, err, want)
+	}
+	return nil
+}
+
 func TestACrowdAsksOnce(t *testing.T) {
 	stopped := []vast.Instance{running(5, label("train"), status("stopped"))}
 	for name, test := range map[string]struct {
 		after       []vast.Instance
 		lock        string
-		run         func(*Resolver) error
+		run         func(context.Context, *Resolver) error
 		gets, lists int
 	}{
-		"resolve": {[]vast.Instance{running(5)}, "5.lock", func(r *Resolver) error {
-			return found(r.Resolve(t.Context(), "5"))
+		"resolve": {[]vast.Instance{running(5)}, "5.lock", func(ctx context.Context, r *Resolver) error {
+			return found(r.Resolve(ctx, "5"))
 		}, 1, 0},
-		"refresh": {[]vast.Instance{running(5)}, "5.lock", func(r *Resolver) error {
-			return found(r.Refresh(t.Context(), 5))
+		"refresh": {[]vast.Instance{running(5)}, "5.lock", func(ctx context.Context, r *Resolver) error {
+			return found(r.Refresh(ctx, 5))
 		}, 1, 0},
-		"label": {[]vast.Instance{running(5, label("train"))}, "labels.lock", func(r *Resolver) error {
-			return found(r.Resolve(t.Context(), "train"))
+		"label": {[]vast.Instance{running(5, label("train"))}, "labels.lock", func(ctx context.Context, r *Resolver) error {
+			return found(r.Resolve(ctx, "train"))
 		}, 0, 1},
-		"not running": {stopped, "5.lock", func(r *Resolver) error {
-			var off *NotRunningError
-			if target, err := r.Resolve(t.Context(), "5"); !errors.As(err, &off) {
-				return fmt.Errorf("got %+v, %w", target, err)
-			}
-			return nil
+		"not running": {stopped, "5.lock", func(ctx context.Context, r *Resolver) error {
+			return refused[*NotRunningError](r.Resolve(ctx, "5"))
 		}, 1, 0},
-		"label of one not running": {stopped, "labels.lock", func(r *Resolver) error {
-			var off *NotRunningError
-			if target, err := r.Resolve(t.Context(), "train"); !errors.As(err, &off) {
-				return fmt.Errorf("got %+v, %w", target, err)
-			}
-			return nil
+		"label of one not running": {stopped, "labels.lock", func(ctx context.Context, r *Resolver) error {
+			return refused[*NotRunningError](r.Resolve(ctx, "train"))
 		}, 0, 1},
-		"gone": {nil, "5.lock", func(r *Resolver) error {
-			var gone *NotFoundError
-			if target, err := r.Resolve(t.Context(), "5"); !errors.As(err, &gone) {
-				return fmt.Errorf("got %+v, %w", target, err)
-			}
-			return nil
+		"gone": {nil, "5.lock", func(ctx context.Context, r *Resolver) error {
+			return refused[*NotFoundError](r.Resolve(ctx, "5"))
 		}, 1, 0},
-		"label gone": {nil, "labels.lock", func(r *Resolver) error {
-			var gone *NotFoundError
-			if target, err := r.Resolve(t.Context(), "train"); !errors.As(err, &gone) {
-				return fmt.Errorf("got %+v, %w", target, err)
-			}
-			return nil
+		"label gone": {nil, "labels.lock", func(ctx context.Context, r *Resolver) error {
+			return refused[*NotFoundError](r.Resolve(ctx, "train"))
 		}, 0, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
-			if err := os.Chmod(dir, 0o700); err != nil {
-				t.Fatal(err)
-			}
-			synctest.Test(t, func(t *testing.T) {
-				a := newAccount(t, running(5, label("train")))
-				r := New(Config{API: a.api, CacheDir: dir})
-				if err := found(r.Resolve(t.Context(), "train")); err != nil {
-					t.Fatal(err)
-				}
-				a.calls()
-				time.Sleep(time.Hour)
+			prepared(t, func(t *testing.T, a *account, _ *Resolver, dir string) {
 				a.instances, a.hang = test.after, slow(time.Second)
 				crowd(t, 200, a, dir, test.lock, test.run)
 				a.wantCalls(test.gets, test.lists)
 			})
+		})
+	}
+}
+
+// prepared runs test on fake time with a cache that is one hour old.
+func prepared(t *testing.T, test func(t *testing.T, a *account, r *Resolver, dir string)) {
+	dir := filepath.Join(t.TempDir(), "cache")
+	synctest.Test(t, func(t *testing.T) {
+		a := newAccount(t, running(5, label("train")))
+		r := New(Config{API: a.api, CacheDir: dir})
+		if err := found(r.Resolve(t.Context(), "train")); err != nil {
+			t.Fatal(err)
+		}
+		a.calls()
+		time.Sleep(time.Hour)
+		test(t, a, r, dir)
+	})
+}
+
+// Those who call Refresh while the API is being asked may have learned something that the answer does not know.
+func TestRefreshDuringACall(t *testing.T) {
+	prepared(t, func(t *testing.T, a *account, _ *Resolver, dir string) {
+		a.hang = slow(2 * time.Second)
+		refresh := func(ctx context.Context, r *Resolver) error { return found(r.Refresh(ctx, 5)) }
+		first := started(t, 1, a, dir, refresh)
+		time.Sleep(time.Second)
+		others := started(t, 50, a, dir, refresh)
+		first()
+		others()
+		a.wantCalls(2, 0)
+	})
+}
+
+func TestAHungAPI(t *testing.T) {
+	for _, name := range []string{"5", "train"} {
+		prepared(t, func(t *testing.T, a *account, _ *Resolver, dir string) {
+			a.hang = never
+			start := time.Now()
+			stale := func(ctx context.Context, r *Resolver) error {
+				target, err := r.Resolve(ctx, name)
+				if took := time.Since(start); took < 10*time.Second || took > 11*time.Second {
+					return fmt.Errorf("took %v", took)
+				}
+				if err == nil && (target.Source != StaleCache || target.Problem == nil) {
+					return fmt.Errorf("got %+v", target)
+				}
+				return found(target, err)
+			}
+			first := started(t, 1, a, dir, stale)
+			time.Sleep(time.Second)
+			others := started(t, 50, a, dir, stale)
+			first()
+			others()
+			if gets, lists := a.calls(); gets+lists != 1 {
+				t.Errorf("%q: %d single and %d list calls, want one in all", name, gets, lists)
+			}
+		})
+	}
+}
+
+func TestAHungAPIWithoutAnAddress(t *testing.T) {
+	for _, name := range []string{"6", "eval"} {
+		prepared(t, func(t *testing.T, a *account, r *Resolver, _ string) {
+			a.hang = never
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			start := time.Now()
+			target, err := r.Resolve(ctx, name)
+			if took := time.Since(start); !errors.Is(err, context.DeadlineExceeded) || took != 30*time.Second {
+				t.Errorf("resolve %q: %+v, %v after %v, want the deadline of 30 s", name, target, err, took)
+			}
+		})
+	}
+}
+
+// A caller whose time is up gets the old address all the same, for what it is worth.
+func TestDeadlineWithAnOldAddress(t *testing.T) {
+	prepared(t, func(t *testing.T, a *account, r *Resolver, _ string) {
+		a.hang = never
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		target, err := r.Resolve(ctx, "5")
+		if err := found(target, err); err != nil || target.Source != StaleCache {
+			t.Errorf("got %+v, %v", target, err)
+		}
+	})
+}
+
+// A process that is stopped while it holds the lock must not stop the others.
+func TestALockThatIsNotFreed(t *testing.T) {
+	for name, other := range map[string]string{"5": "6", "train": "eval"} {
+		prepared(t, func(t *testing.T, a *account, r *Resolver, dir string) {
+			for _, file := range []string{"5.lock", "6.lock", "labels.lock"} {
+				unlock, err := atomicfile.Lock(t.Context(), filepath.Join(dir, file))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer unlock()
+			}
+			start := time.Now()
+			target, err := r.Resolve(t.Context(), name)
+			if err := found(target, err); err != nil || target.Source != StaleCache || target.Problem == nil ||
+				time.Since(start) != 10*time.Second {
+				t.Errorf("resolve %q: %+v, %v after %v, want the old address after 10 s", name, target, err,
+					time.Since(start))
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			if target, err = r.Resolve(ctx, other); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("resolve %q: %+v, %v, want the deadline", other, target, err)
+			}
+			a.wantCalls(0, 0)
 		})
 	}
 }

@@ -33,17 +33,20 @@ const (
 	retryAlways
 )
 
+const instance = "/api/v0/instances/{id}/"
+
 var (
 	listInstances    = endpoint{http.MethodGet, "/api/v1/instances/", time.Second, "instance_read", retryAlways}
-	showInstance     = endpoint{http.MethodGet, "/api/v0/instances/{id}/", 2 * time.Second, "instance_read", retryAlways}
-	changeInstance   = endpoint{http.MethodPut, "/api/v0/instances/{id}/", time.Second, "instance_write", retryAlways}
-	destroyInstance  = endpoint{http.MethodDelete, "/api/v0/instances/{id}/", 3 * time.Second, "instance_write", retryRefused}
-	requestLogs      = endpoint{http.MethodPut, "/api/v0/instances/request_logs/{id}/", time.Second, "instance_read", retryAlways}
-	listInstanceKeys = endpoint{http.MethodGet, "/api/v0/instances/{id}/ssh/", time.Second, "instance_read", retryAlways}
-	attachKey        = endpoint{http.MethodPost, "/api/v0/instances/{id}/ssh/", time.Second, "instance_write", retryNever}
-	detachKey        = endpoint{http.MethodDelete, "/api/v0/instances/{id}/ssh/{key}/", 2 * time.Second, "instance_write", retryRefused}
+	showInstance     = endpoint{http.MethodGet, instance, 2 * time.Second, "instance_read", retryAlways}
+	changeInstance   = endpoint{http.MethodPut, instance, time.Second, "instance_write", retryAlways}
+	destroyInstance  = endpoint{http.MethodDelete, instance, 3 * time.Second, "instance_write", retryRefused}
+	listInstanceKeys = endpoint{http.MethodGet, instance + "ssh/", time.Second, "instance_read", retryAlways}
+	attachKey        = endpoint{http.MethodPost, instance + "ssh/", time.Second, "instance_write", retryNever}
+	detachKey        = endpoint{http.MethodDelete, instance + "ssh/{key}/", 2 * time.Second, "instance_write", retryRefused}
 	listAccountKeys  = endpoint{http.MethodGet, "/api/v0/ssh/", time.Second, "user_read", retryAlways}
 	addAccountKey    = endpoint{http.MethodPost, "/api/v0/ssh/", time.Second, "user_write", retryNever}
+	requestLogs      = endpoint{http.MethodPut, "/api/v0/instances/request_logs/{id}/", time.Second, "instance_read",
+		retryAlways}
 
 	// fetchLog is no route of the API but the address that requestLogs answers with.
 	fetchLog = endpoint{http.MethodGet, "result_url", time.Second, "", retryNever}
@@ -54,7 +57,8 @@ func (e endpoint) String() string { return e.method + " " + e.path }
 
 // fill returns the path with the ids in place.
 func (e endpoint) fill(id, keyID uint64) string {
-	return strings.NewReplacer("{id}", strconv.FormatUint(id, 10), "{key}", strconv.FormatUint(keyID, 10)).Replace(e.path)
+	r := strings.NewReplacer("{id}", strconv.FormatUint(id, 10), "{key}", strconv.FormatUint(keyID, 10))
+	return r.Replace(e.path)
 }
 
 // again reports whether a request that failed with err may be sent once more.

@@ -14,8 +14,8 @@ type Instance struct {
 	ID uint64
 	// Label is at most 1024 bytes.
 	Label string
-	// ActualStatus is what the container does ("running", "loading", …; empty while it is set up), IntendedStatus what
-	// its user wants, CurState and NextState what the contract is at.
+	// ActualStatus is what the container does ("running", "loading", …; empty while it is set up), IntendedStatus
+	// what its user wants, CurState and NextState what the contract is at.
 	ActualStatus, IntendedStatus, CurState, NextState string
 	StatusMsg                                         string
 	// Image is the name of the container image; ImageRuntype its access modes, as in "ssh_direc ssh_proxy".
@@ -46,8 +46,8 @@ const (
 	maxPages = 100
 )
 
-// Instances returns all instances of the account, in the order of their ids. It fails as a whole when a page does, since
-// a list with a hole would pass for the truth.
+// Instances returns all instances of the account, in the order of their ids. It fails as a whole when a page does,
+// since a list with a hole would pass for the truth.
 func (c *Client) Instances(ctx context.Context) ([]Instance, error) {
 	var all []Instance
 	ids, tokens := make(map[uint64]bool), make(map[string]bool)

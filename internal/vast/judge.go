@@ -42,7 +42,7 @@ func readWords(body []byte) words {
 	w.json = json.Valid(body)
 	f := object(body)
 	if f == nil {
-		w.msg = string(body[:min(len(body), 64<<10)])
+		w.msg = string(body) // whole: a cut before said could leave a part of a key
 		if w.json {
 			// A bare string is the message, any other value is shown as it is.
 			json.Unmarshal(body, &w.msg)
@@ -73,7 +73,8 @@ func (c *Client) judge(e endpoint, id uint64, a answer) error {
 	}
 	switch {
 	case a.status >= 300 && a.status < 400:
-		return c.unusable(e, a.status, fmt.Sprintf("status %d: redirect to %q refused", a.status, c.said(a.location, maxSaid)))
+		to := c.said(a.location, maxSaid)
+		return c.unusable(e, a.status, fmt.Sprintf("status %d: redirect to %q refused", a.status, to))
 	case a.status/100 == 2 && !w.failure:
 		if !w.json {
 			return unusable("the answer is not JSON: ")
@@ -106,9 +107,9 @@ func (c *Client) judge(e endpoint, id uint64, a answer) error {
 	return &APIError{Endpoint: e.String(), Status: a.status, Code: code, Msg: msg}
 }
 
-// noInstance reports whether an answer says that the instance of the path does not exist. A 404 of another shape, such
-// as the {"detail": "Not Found"} of a web framework, is about the route; and where the path names a key as well, only
-// the code tells which of the two is missing.
+// noInstance reports whether an answer says that the instance of the path does not exist. A 404 of another shape,
+// such as the {"detail": "Not Found"} of a web framework, is about the route; and where the path names a key as well,
+// only the code tells which of the two is missing.
 func (e endpoint) noInstance(status int, w words) bool {
 	switch {
 	case !strings.Contains(e.path, "{id}"):
@@ -118,7 +119,8 @@ func (e endpoint) noInstance(status int, w words) bool {
 	case strings.Contains(e.path, "{key}"):
 		return false
 	}
-	return status == http.StatusNotFound && w.failure && slices.Contains([]string{"", "not_found", "invalid_id"}, w.code)
+	known := slices.Contains([]string{"", "not_found", "invalid_id"}, w.code)
+	return status == http.StatusNotFound && w.failure && known
 }
 
 // unusable makes the error for an answer that cannot be used. The server's text in reason must have passed said.
@@ -165,7 +167,8 @@ func (c *Client) unsent(e endpoint, err error) error {
 	return u
 }
 
-// said prepares a server's text for an error: no key, no end blanks, at most limit bytes. It is to be quoted when shown.
+// said prepares a server's text for an error: no key, no end blanks, at most limit bytes. It is to be quoted when
+// shown.
 func (c *Client) said(text string, limit int) string {
 	return cut(strings.TrimSpace(c.redact(text)), limit)
 }
@@ -180,7 +183,8 @@ func (c *Client) plain(text string) string {
 	}, c.said(text, maxSaid))
 }
 
-// redact takes the keys out of text, also in the spellings that an echo in a URL, in JSON, in HTML or in Go's quotes has.
+// redact takes the keys out of text, also in the spellings that an echo in a URL, in JSON, in HTML or in Go's quotes
+// has.
 func (c *Client) redact(text string) string {
 	for _, key := range []secret.Value{c.key, c.fallback} {
 		if key.IsZero() {

@@ -32,7 +32,9 @@ type Key struct {
 // found there.
 type NoKeyError struct{ Looked []string }
 
-func (e *NoKeyError) Error() string { return "no API key found; looked at " + strings.Join(e.Looked, ", ") }
+func (e *NoKeyError) Error() string {
+	return "no API key found; looked at " + strings.Join(e.Looked, ", ")
+}
 
 // Hint says how to get and set a key.
 func (e *NoKeyError) Hint() string { return setKey }
@@ -100,7 +102,8 @@ func keyFiles(getenv func(string) string, home string) []string {
 		config = filepath.Join(home, ".config")
 	}
 	if filepath.IsAbs(config) {
-		files = append(files, filepath.Join(config, "vastai", sessionFile), filepath.Join(config, "vastai", "vast_api_key"))
+		dir := filepath.Join(config, "vastai")
+		files = append(files, filepath.Join(dir, sessionFile), filepath.Join(dir, "vast_api_key"))
 	}
 	if home != "" {
 		files = append(files, filepath.Join(home, ".vast_api_key"))
@@ -147,9 +150,9 @@ func badKey(text string) string {
 	return ""
 }
 
-// openToOthers adds path to open if group or others have any right to it.
+// openToOthers adds path to open if group or others can read it.
 func openToOthers(open []string, path string) []string {
-	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o077 != 0 {
+	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o044 != 0 {
 		return append(open, path)
 	}
 	return open

@@ -49,8 +49,8 @@ func (c *Client) DetachKey(ctx context.Context, id, keyID uint64) error {
 func (c *Client) AccountKeys(ctx context.Context) ([]SSHKey, error) {
 	body, err := c.call(ctx, request{endpoint: listAccountKeys})
 	if refused := (*APIError)(nil); errors.As(err, &refused) && refused.Status == http.StatusNotFound &&
-		(refused.Code != "" || refused.Msg == "") {
-		// The documented answer for an account without keys. A 404 with a bare message is about the route.
+		(refused.Code != "" || strings.Contains(strings.ToLower(refused.Msg), "key")) {
+		// The documented answer for an account without keys. Any other 404 is about the route.
 		return nil, nil
 	}
 	if err != nil {

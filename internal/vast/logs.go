@@ -71,7 +71,8 @@ func (c *Client) resultURL(text string) (*url.URL, error) {
 		(u.Port() == "" || u.Port() == "443"):
 	case (u.Scheme == "http" || u.Scheme == "https") && isLoopback(host) && strings.EqualFold(host, c.base.Hostname()):
 	default:
-		return nil, fmt.Errorf("the log is said to be at a host that is not allowed: %q", c.said(u.Scheme+"://"+u.Host, maxSaid))
+		where := c.said(u.Scheme+"://"+u.Host, maxSaid)
+		return nil, fmt.Errorf("the log is said to be at a host that is not allowed: %q", where)
 	}
 	u.Fragment = ""
 	return u, nil
@@ -101,8 +102,8 @@ func (c *Client) pollLog(ctx context.Context, u *url.URL) (string, error) {
 		case err == nil:
 			err = c.unusable(fetchLog, a.status, saying(a.status, "", c.said(string(a.body), maxSaid)))
 		}
-		var u *UnavailableError
-		if failures++; failures == maxTries || !errors.As(err, &u) || !u.passing {
+		var failed *UnavailableError
+		if failures++; failures == maxTries || !errors.As(err, &failed) || !failed.passing {
 			return "", err
 		}
 		last = err

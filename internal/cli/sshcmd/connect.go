@@ -39,7 +39,7 @@ func connect(ctx context.Context, env *Env, name string, trace func(string, time
 	}
 	conn, err := proxy.Open(ctx, cfg)
 	var unreachable *proxy.UnreachableError
-	if !errors.As(err, &unreachable) || target.Source == resolve.API {
+	if !errors.As(err, &unreachable) || target.Source == resolve.Fetched {
 		return conn, target, err
 	}
 	moved, refreshErr := r.Refresh(ctx, target.ID)

@@ -70,7 +70,7 @@ func explain(ctx context.Context, env *Env, target resolve.Target, err error) er
 	}
 	refused := &wrongHostKey{err: err, mismatch: mismatch}
 	errors.As(err, &refused.at)
-	if target.Source == resolve.API {
+	if target.Source == resolve.Fetched {
 		return refused
 	}
 	r, rerr := env.resolver()

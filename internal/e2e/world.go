@@ -1,0 +1,264 @@
+// Package e2e tests the two programs whole: both built as they ship, against a simulated account and real sshd. It holds
+// what those tests and the benchmarks share.
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"vast-ssh/config"
+	"vast-ssh/internal/sim"
+	"vast-ssh/internal/sim/sshd"
+)
+
+var programs struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+// Programs builds vast-ssh and vast-agent once for the test binary and returns the directory that holds them. The caller's
+// TestMain removes it with Cleanup.
+func Programs(t testing.TB) string {
+	t.Helper()
+	programs.once.Do(func() {
+		if programs.dir, programs.err = os.MkdirTemp("", "vs"); programs.err != nil {
+			return
+		}
+		cmd := exec.Command("go", "build", "-trimpath", "-o", programs.dir+string(filepath.Separator), "vast-ssh/cmd/...")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			programs.err = fmt.Errorf("build: %w\n%s", err, out)
+		}
+	})
+	if programs.err != nil {
+		t.Fatal(programs.err)
+	}
+	return programs.dir
+}
+
+// Cleanup removes what Programs built.
+func Cleanup() { os.RemoveAll(programs.dir) }
+
+// World is one user: a HOME, an account, and the instances in it. All ends with the test.
+type World struct {
+	T       testing.TB
+	Bin     string
+	Home    string
+	Dirs    config.Dirs
+	Account *sim.Account
+
+	mu        sync.Mutex // protects the following
+	instances map[uint64]*Instance
+}
+
+// Instance is an instance in the account with a real sshd behind its addresses.
+type Instance struct {
+	ID    uint64
+	Label string
+	*sshd.Server
+}
+
+// New makes a world with an empty HOME below dir, whose path should be short: sockets live in it.
+func New(t testing.TB, dir string) *World {
+	t.Helper()
+	w := &World{T: t, Bin: Programs(t), Home: filepath.Join(dir, "home"), instances: make(map[uint64]*Instance)}
+	if err := os.Mkdir(w.Home, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if w.Dirs, err = config.LocateDirs(func(name string) string {
+		if name == "HOME" {
+			return w.Home
+		}
+		return ""
+	}); err != nil {
+		t.Fatal(err)
+	}
+	w.Account = sim.NewAccount(sim.Options{OnAttach: w.attached})
+	if err := w.Account.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		w.stopAgent()
+		w.Account.Close()
+		for _, r := range w.Account.Unexpected() {
+			t.Errorf("the API got a request that nobody expected: %s %s: %s", r.Method, r.Path, r.Unexpected)
+		}
+		for _, f := range w.Account.PendingFaults() {
+			t.Errorf("a fault was never met: %+v", f)
+		}
+	})
+	w.Configure("")
+	return w
+}
+
+// Configure writes the configuration file: the user that the test's sshd lets in, and lines.
+func (w *World) Configure(lines string) {
+	w.T.Helper()
+	if err := os.MkdirAll(w.Dirs.Config, 0o700); err != nil {
+		w.T.Fatal(err)
+	}
+	text := fmt.Sprintf("user = %q\n%s\n", userName(), lines)
+	if err := os.WriteFile(w.Dirs.ConfigFile(), []byte(text), 0o600); err != nil {
+		w.T.Fatal(err)
+	}
+}
+
+func userName() string {
+	out, err := exec.Command("id", "-un").Output()
+	if err != nil {
+		return "root"
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// Env is the environment of the user's processes: nothing of the machine's own but PATH.
+func (w *World) Env() []string {
+	return []string{
+		"HOME=" + w.Home,
+		"PATH=" + w.Bin + string(os.PathListSeparator) + os.Getenv("PATH") + string(os.PathListSeparator) + "/usr/sbin",
+		"TMPDIR=" + w.Home,
+		"USER=" + userName(),
+		"LANG=C.UTF-8",
+		"SHELL=/bin/sh",
+		"VAST_URL=" + w.Account.URL(),
+		"VAST_API_KEY=" + w.Account.Key().Reveal(),
+	}
+}
+
+// AddInstance puts an instance with the label into the account: a real sshd with a direct route and a gateway.
+func (w *World) AddInstance(label string, cfg sshd.Config) *Instance {
+	w.T.Helper()
+	if len(cfg.Listen) == 0 {
+		cfg.Listen = []string{"127.0.0.1:0", "127.0.0.2:0"}
+	}
+	server := sshd.Start(w.T, cfg)
+	addrs := append(server.Addrs(), "")
+	in := &Instance{Label: label, Server: server}
+	in.ID = w.Account.Add(sim.Instance{Label: label, Direct: addrs[0], Gateway: addrs[1]})
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.instances[in.ID] = in
+	return in
+}
+
+// attached lets a key into the sshd of an instance, as the host's daemon does.
+func (w *World) attached(id uint64, authorizedKey string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if in := w.instances[id]; in != nil {
+		in.AddAuthorizedKey(authorizedKey)
+	}
+}
+
+// MoveTo starts the instance's sshd at other addresses and tells the account.
+func (w *World) MoveTo(in *Instance, listen ...string) {
+	w.T.Helper()
+	in.Restart(listen...)
+	addrs := append(in.Addrs(), "")
+	w.Account.Move(in.ID, addrs[0], addrs[1])
+}
+
+// Impostor puts another machine, which lets everybody's keys in, at the addresses given.
+func (w *World) Impostor(addrs []string, authorizedKeys ...string) *sshd.Server {
+	w.T.Helper()
+	return sshd.Start(w.T, sshd.Config{Listen: addrs, AuthorizedKeys: authorizedKeys})
+}
+
+// FreeAddr returns an address on host that nobody listens at.
+func FreeAddr(t testing.TB, host string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// Result is what a program did.
+type Result struct {
+	Code           int
+	Stdout, Stderr string
+}
+
+// runTimeout bounds one program.
+const runTimeout = 60 * time.Second
+
+// Run runs a program as the user and returns when it has ended.
+func (w *World) Run(name string, args ...string) Result {
+	w.T.Helper()
+	return w.RunEnv(nil, name, args...)
+}
+
+// RunEnv is Run with more environment.
+func (w *World) RunEnv(env []string, name string, args ...string) Result {
+	w.T.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), runTimeout)
+	defer cancel()
+	cmd := w.Command(ctx, env, name, args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	if ctx.Err() != nil {
+		w.T.Fatalf("%s %q did not end in %v\n%s%s", name, args, runTimeout, stdout.String(), stderr.String())
+	}
+	if cmd.ProcessState == nil {
+		w.T.Fatalf("%s: %v", name, err)
+	}
+	return Result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+}
+
+// Must runs a program that has to succeed, and returns its stdout.
+func (w *World) Must(name string, args ...string) string {
+	w.T.Helper()
+	r := w.Run(name, args...)
+	if r.Code != 0 {
+		w.T.Fatalf("%s %q: exit %d\n%s%s", name, args, r.Code, r.Stdout, r.Stderr)
+	}
+	return r.Stdout
+}
+
+// Command prepares a program as the user's.
+func (w *World) Command(ctx context.Context, env []string, name string, args ...string) *exec.Cmd {
+	if ours := filepath.Join(w.Bin, name); !strings.Contains(name, "/") {
+		if _, err := os.Stat(ours); err == nil {
+			name = ours
+		}
+	}
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = append(w.Env(), env...)
+	cmd.Dir = w.Home
+	cmd.WaitDelay = time.Second
+	return cmd
+}
+
+// Ready makes a key and lets it into the instances there are.
+func (w *World) Ready() {
+	w.T.Helper()
+	w.Must("vast-ssh", "key", "init")
+	line := strings.TrimSpace(w.Must("vast-ssh", "key", "show"))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, in := range w.instances {
+		in.AddAuthorizedKey(line)
+	}
+}
+
+func (w *World) stopAgent() {
+	ctx, cancel := context.WithTimeout(context.Background(), runTimeout)
+	defer cancel()
+	if out, err := w.Command(ctx, nil, "vast-agent", "stop").CombinedOutput(); err != nil {
+		w.T.Errorf("vast-agent stop: %v\n%s", err, out)
+	}
+}
