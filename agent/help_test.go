@@ -88,9 +88,9 @@ func newCertificate(t testing.TB, host ssh.Signer) ssh.Signer {
 // fakeKeys serves one key, and remembers all that it signed.
 type fakeKeys struct {
 	key       ssh.Signer
-	public    ssh.PublicKey                           // what PublicKey returns; nil is that of key
-	publicErr error                                   // of PublicKey
-	signerErr error                                   // of Signer
+	public    ssh.PublicKey                             // what PublicKey returns; nil is that of key
+	publicErr error                                     // of PublicKey
+	signerErr error                                     // of Signer
 	sign      func(data []byte) (*ssh.Signature, error) // in place of key's
 
 	mu   sync.Mutex // protects the following

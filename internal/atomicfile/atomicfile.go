@@ -31,6 +31,9 @@ type DirError struct {
 
 func (e *DirError) Error() string { return fmt.Sprintf("directory %q %s", e.Path, e.Reason) }
 
+// Hint returns the command that mends it.
+func (e *DirError) Hint() string { return e.Fix }
+
 // EnsureDir makes dir and its missing parents with mode 0700, and checks that dir is a directory, no symbolic
 // link, owned by this user and closed to everybody else.
 func EnsureDir(dir string) error {

@@ -65,7 +65,7 @@ type script struct {
 }
 
 func (s *script) setup(env *testscript.Env) error {
-	s.w = New(s.t, env.WorkDir)
+	s.w = New(s.t)
 	for _, kv := range s.w.Env() {
 		name, value, _ := strings.Cut(kv, "=")
 		env.Setenv(name, value)

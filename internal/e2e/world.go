@@ -68,14 +68,15 @@ type Instance struct {
 	*sshd.Server
 }
 
-// New makes a world with an empty HOME below dir, whose path should be short: sockets live in it.
-func New(t testing.TB, dir string) *World {
+// New makes a world with an empty HOME. Its path is short, since sockets live in it.
+func New(t testing.TB) *World {
 	t.Helper()
-	w := &World{T: t, Bin: Programs(t), Home: filepath.Join(dir, "home"), instances: make(map[uint64]*Instance)}
-	if err := os.Mkdir(w.Home, 0o700); err != nil {
+	home, err := os.MkdirTemp("", "vs")
+	if err != nil {
 		t.Fatal(err)
 	}
-	var err error
+	t.Cleanup(func() { os.RemoveAll(home) })
+	w := &World{T: t, Bin: Programs(t), Home: home, instances: make(map[uint64]*Instance)}
 	if w.Dirs, err = config.LocateDirs(func(name string) string {
 		if name == "HOME" {
 			return w.Home

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"sync"
@@ -45,6 +46,9 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// ours matches a stack with a frame in a file of this package that is no test.
+var ours = regexp.MustCompile(`/internal/proxy/(conn|dial|login|meet|proxy|relay|splice_\w+)\.go:`)
+
 // leaked waits until no goroutine runs code of this package any more, and returns the stacks of those that still do.
 // The end of a goroutine is no event that could be waited for.
 func leaked(limit time.Duration) string {
@@ -53,7 +57,7 @@ func leaked(limit time.Duration) string {
 		var left []string
 		// The first stack is the caller's own.
 		for _, stack := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n")[1:] {
-			if strings.Contains(stack, "vast-ssh/internal/proxy.") && !strings.Contains(stack, "testing.(*T).Run") {
+			if ours.MatchString(stack) {
 				left = append(left, stack)
 			}
 		}

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/term"
 )
 
 // BoxOptions are the properties of a Box. The zero value is a machine with one RTX 4090 that lets nobody in.
@@ -226,6 +227,7 @@ func (b *Box) Unplug() {
 	b.listeners = nil
 	for conn := range b.conns {
 		conn.Close()
+		delete(b.conns, conn)
 	}
 }
 
@@ -331,6 +333,11 @@ func (b *Box) session(channel ssh.Channel, requests <-chan *ssh.Request) {
 			}()
 			s := &shell{box: b, in: channel, out: channel, err: channel.Stderr(), dir: "/root"}
 			switch {
+			case request.Type == "exec" && terminal:
+				// A terminal wants carriage returns.
+				s.out = term.NewTerminal(channel, "")
+				s.err = s.out
+				s.run(exec.Command)
 			case request.Type == "exec":
 				s.run(exec.Command)
 			case terminal:

@@ -310,8 +310,9 @@ func (s *shell) nvidiaSMI(args []string) int {
 	fmt.Fprintf(&b, "| %-29s | %-20s | %-20s |\n", "GPU  Name", "Temp      Power", "Memory-Usage   Util")
 	rule(31, 22, 22)
 	for gpu := range s.box.opts.NumGPUs {
-		fmt.Fprintf(&b, "| %3d  %-24.24s | %3dC   %3dW / 450W    | %5dMiB/24564MiB %2d%% |\n",
-			gpu, "NVIDIA "+s.box.opts.GPUName, 38+gpu%5, 22+gpu%7, 17, 0)
+		name := fmt.Sprintf("%3d  NVIDIA %s", gpu, s.box.opts.GPUName)
+		power := fmt.Sprintf("%dC  %dW / 450W", 38+gpu%5, 22+gpu%7)
+		fmt.Fprintf(&b, "| %-29.29s | %-20s | %-20s |\n", name, power, "17MiB/24564MiB   0%")
 	}
 	rule(31, 22, 22)
 	return s.print(b.String())

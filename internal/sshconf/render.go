@@ -110,8 +110,9 @@ func (p Params) settings() (string, error) {
 		{"IdentityAgent", quote(p.AgentSocket)},
 		{"IdentityFile", quote(p.IdentityFile)},
 		{"IdentitiesOnly", "yes"},
-		{"AddKeysToAgent", "no"}, // the user's other keys have no business in our agent
-		{"ForwardAgent", "no"},   // yes would forward the agent that IdentityAgent names
+		{"PreferredAuthentications", "publickey"}, // a password typed there would be a stranger's
+		{"AddKeysToAgent", "no"},                  // the user's other keys have no business in our agent
+		{"ForwardAgent", "no"},                    // yes would forward the agent that IdentityAgent names
 		{"ForwardX11", "no"},
 		{"ServerAliveInterval", "15"},
 	} {

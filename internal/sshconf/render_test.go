@@ -38,6 +38,7 @@ const body = `  User root
   IdentityAgent "/home/u/.local/state/vast-ssh/agent.sock"
   IdentityFile "/home/u/.ssh/vast-ssh/id_ed25519.pub"
   IdentitiesOnly yes
+  PreferredAuthentications publickey
   AddKeysToAgent no
   ForwardAgent no
   ForwardX11 no
@@ -412,7 +413,7 @@ func FuzzRender(f *testing.F) {
 			"  UserKnownHostsFile "+quoted(path), "  GlobalKnownHostsFile /dev/null",
 			"  StrictHostKeyChecking yes",
 			"  VerifyHostKeyDNS no", "  UpdateHostKeys no", "  CanonicalizeHostname no", "  IdentityAgent "+quoted(path),
-			"  IdentityFile "+quoted(path), "  IdentitiesOnly yes", "  AddKeysToAgent no", "  ForwardAgent no",
+			"  IdentityFile "+quoted(path), "  IdentitiesOnly yes", "  PreferredAuthentications publickey", "  AddKeysToAgent no", "  ForwardAgent no",
 			"  ForwardX11 no", "  ServerAliveInterval 15", "")
 		got := regexp.MustCompile(`\r\n|[\n\r\f\v\x{85}\x{2028}\x{2029}]`).Split(string(out), -1)
 		if strings.Join(got, "\n") != strings.Join(want, "\n") || len(got) != len(want) {

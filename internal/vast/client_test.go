@@ -31,7 +31,8 @@ func TestRequests(t *testing.T) {
 				seen++
 				body, _ := io.ReadAll(r.Body)
 				if r.Method != call.method || r.RequestURI != call.uri || string(body) != call.body {
-					t.Errorf("request %s %s %q, want %s %s %q", r.Method, r.RequestURI, body, call.method, call.uri, call.body)
+					t.Errorf("request %s %s %q, want %s %s %q",
+						r.Method, r.RequestURI, body, call.method, call.uri, call.body)
 				}
 				if got := r.Header.Get("Authorization"); got != "Bearer "+testKey {
 					t.Errorf("Authorization = %q", got)
@@ -74,19 +75,20 @@ func TestBaseURL(t *testing.T) {
 	}
 	for text, want := range good {
 		var got string
-		c := mustNew(t, Config{URL: text, Key: secret.New("k"), HTTP: roundTrip(func(r *http.Request) (*http.Response, error) {
+		c := over(t, text, func(r *http.Request) (*http.Response, error) {
 			got = r.URL.String()
 			return response(200, "[]"), nil
-		})})
+		})
 		if _, err := c.AccountKeys(t.Context()); err != nil || got != want {
 			t.Errorf("URL %q: requested %q, want %q, error %v", text, got, want, err)
 		}
 	}
 	for _, text := range []string{
-		"http://console.vast.ai", "http://127.0.0.1.example", "http://localhost.example", "http://10.0.0.1", "http://0.0.0.0",
-		"https://me:hunter2@api.example", "https://hunter2@api.example", "https://api.example?hunter2", "https://api.example?",
-		"https://api.example#hunter2", "https://", "api.example", "ftp://api.example", "file:///etc", "https://hunter2 x",
-		"https:api.example", "http://[::1%25hunter2]x",
+		"http://console.vast.ai", "http://127.0.0.1.example", "http://localhost.example", "http://10.0.0.1",
+		"http://0.0.0.0", "https://me:hunter2@api.example", "https://hunter2@api.example",
+		"https://api.example?hunter2", "https://api.example?", "https://api.example#hunter2", "https://",
+		"api.example", "ftp://api.example", "file:///etc", "https://hunter2 x", "https:api.example",
+		"http://[::1%25hunter2]x",
 	} {
 		_, err := New(Config{URL: text, Key: secret.New("k")})
 		var bad *URLError
@@ -206,10 +208,10 @@ func TestTruncatedAndUnreachable(t *testing.T) {
 	tries := 0
 	tr := newTransport()
 	defer tr.CloseIdleConnections()
-	c = mustNew(t, Config{URL: srv.URL, Key: secret.New("k"), Pace: noPace, HTTP: roundTrip(func(r *http.Request) (*http.Response, error) {
+	c = over(t, srv.URL, func(r *http.Request) (*http.Response, error) {
 		tries++
 		return tr.RoundTrip(r)
-	})})
+	})
 	if _, err := c.Instance(t.Context(), 1); !errors.As(err, &u) || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("unknown authority: error %v", err)
 	}
@@ -266,9 +268,11 @@ func TestFallbackKey(t *testing.T) {
 func TestKeyIsInNoError(t *testing.T) {
 	inJSON, _ := json.Marshal(testKey)
 	shapes := []string{
-		`{"success":false,"error":%s,"msg":"x"}`, `{"success":false,"error":"auth_error","msg":%s}`, `{"success":false,"msg":%s}`,
-		`{"message":%s}`, `{"detail":%s}`, `{"detail":[%s]}`, `{"error":{"a":%s}}`, `%s`, `[%s]`, `{"success":false,"error":"not_found","msg":%s}`,
-		`{"success":true,"instances":[{"id":%s}]}`, `{"success":true,"instances":{"id":%s}}`, `{"success":true,"next_token":1,"instances":%s}`,
+		`{"success":false,"error":%s,"msg":"x"}`, `{"success":false,"error":"auth_error","msg":%s}`,
+		`{"success":false,"error":"not_found","msg":%s}`, `{"success":false,"msg":%s}`,
+		`{"message":%s}`, `{"detail":%s}`, `{"detail":[%s]}`, `{"error":{"a":%s}}`, `%s`, `[%s]`,
+		`{"success":true,"instances":[{"id":%s}]}`, `{"success":true,"instances":{"id":%s}}`,
+		`{"success":true,"next_token":1,"instances":%s}`,
 		`{"success":true,"result_url":%s}`, `{"success":true,"ssh_keys":%s}`,
 		`{"success":false,"error":"team_ssh_keys_not_supported","msg":%s}`,
 	}
@@ -303,7 +307,7 @@ func TestKeyIsInNoError(t *testing.T) {
 		handlers[fmt.Sprint(status, "page")] = says(status, "<html>"+html.EscapeString(testKey)+testKey)
 		handlers[fmt.Sprint(status, "text")] = says(status, "bad key "+testKey)
 		// Whatever is cut off must be cut off after the key was taken out.
-		handlers[fmt.Sprint(status, "long")] = says(status, strings.Repeat(" ", 70_000)+strings.Repeat(testKey, 70_000))
+		handlers[fmt.Sprint(status, "long")] = says(status, strings.Repeat(" ", 70_000)+strings.Repeat(testKey, 5_000))
 	}
 	for name, h := range handlers {
 		c := serve(t, h)
@@ -328,7 +332,7 @@ func TestKeyIsInNoError(t *testing.T) {
 
 func TestClientDoesNotPrintItsKey(t *testing.T) {
 	c := mustNew(t, Config{Key: secret.New(testKey), Fallback: secret.New(testKey)})
-	if text := fmt.Sprintf("%v %+v %#v", c, c, *&c.key); strings.Contains(text, keyCore) {
+	if text := fmt.Sprintf("%v %+v %#v", c, c, c); strings.Contains(text, keyCore) {
 		t.Error(text)
 	}
 }

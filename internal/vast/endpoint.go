@@ -42,10 +42,11 @@ var (
 	destroyInstance  = endpoint{http.MethodDelete, instance, 3 * time.Second, "instance_write", retryRefused}
 	listInstanceKeys = endpoint{http.MethodGet, instance + "ssh/", time.Second, "instance_read", retryAlways}
 	attachKey        = endpoint{http.MethodPost, instance + "ssh/", time.Second, "instance_write", retryNever}
-	detachKey        = endpoint{http.MethodDelete, instance + "ssh/{key}/", 2 * time.Second, "instance_write", retryRefused}
-	listAccountKeys  = endpoint{http.MethodGet, "/api/v0/ssh/", time.Second, "user_read", retryAlways}
-	addAccountKey    = endpoint{http.MethodPost, "/api/v0/ssh/", time.Second, "user_write", retryNever}
-	requestLogs      = endpoint{http.MethodPut, "/api/v0/instances/request_logs/{id}/", time.Second, "instance_read",
+	detachKey        = endpoint{http.MethodDelete, instance + "ssh/{key}/", 2 * time.Second, "instance_write",
+		retryRefused}
+	listAccountKeys = endpoint{http.MethodGet, "/api/v0/ssh/", time.Second, "user_read", retryAlways}
+	addAccountKey   = endpoint{http.MethodPost, "/api/v0/ssh/", time.Second, "user_write", retryNever}
+	requestLogs     = endpoint{http.MethodPut, "/api/v0/instances/request_logs/{id}/", time.Second, "instance_read",
 		retryAlways}
 
 	// fetchLog is no route of the API but the address that requestLogs answers with.

@@ -4,16 +4,14 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-
-	"vast-ssh/internal/secret"
 )
 
 func TestPublicKeyIsCheckedBeforeItIsSent(t *testing.T) {
 	const certificate = "ssh-ed25519-cert-v01@openssh.com AAAAIHNzaC1lZDI1NTE5LWNlcnQtdjAxQG9wZW5zc2guY29tAAAAIA=="
-	c := mustNew(t, Config{Key: secret.New("k"), HTTP: roundTrip(func(*http.Request) (*http.Response, error) {
+	c := over(t, "", func(*http.Request) (*http.Response, error) {
 		t.Error("something was sent")
 		return response(200, `{"success":true}`), nil
-	})})
+	})
 	for _, text := range []string{
 		"", "hunter2", "# comment", "/home/me/.ssh/id_ed25519.pub", certificate,
 		"-----BEGIN OPENSSH PRIVATE KEY-----\nhunter2\n-----END OPENSSH PRIVATE KEY-----\n",

@@ -3,6 +3,7 @@ package vast
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -15,7 +16,7 @@ import (
 const s3URL = "https://s3.amazonaws.com/vast.ai/instance_logs/abc123.log"
 
 func TestLogsPollsWithoutTheKey(t *testing.T) {
-	reply := func(n int, r *http.Request) (*http.Response, error) {
+	answer := func(n int, r *http.Request) (*http.Response, error) {
 		if n == 1 {
 			return response(200, `{"success":true,"result_url":"`+s3URL+`"}`), nil
 		}
@@ -34,7 +35,7 @@ func TestLogsPollsWithoutTheKey(t *testing.T) {
 		}
 		return response(200, "line 1\nline 2\n"), nil
 	}
-	inBubble(t, reply, func(t *testing.T, c *Client, times func() []time.Duration) {
+	inBubble(t, answer, func(t *testing.T, c *Client, times func() []time.Duration) {
 		text, err := c.Logs(t.Context(), 7, LogQuery{})
 		if err != nil || text != "line 1\nline 2\n" {
 			t.Errorf("%q, error %v", text, err)
@@ -49,7 +50,7 @@ func TestLogsPollsWithoutTheKey(t *testing.T) {
 }
 
 func TestLogsGivesUp(t *testing.T) {
-	storage := func(status int) func(int, *http.Request) (*http.Response, error) {
+	storage := func(status int) reply {
 		return func(n int, _ *http.Request) (*http.Response, error) {
 			if n == 1 {
 				return response(200, `{"success":true,"result_url":"`+s3URL+`"}`), nil
@@ -123,13 +124,13 @@ func TestLogHosts(t *testing.T) {
 		{remote, "https://s3.amazonaws.com/" + strings.Repeat("x", maxResultURL), false},
 	} {
 		fetched := false
-		c := mustNew(t, Config{URL: tt.api, Key: secret.New("k"), Pace: noPace, HTTP: roundTrip(func(r *http.Request) (*http.Response, error) {
+		c := over(t, tt.api, func(r *http.Request) (*http.Response, error) {
 			if r.Method == http.MethodPut {
 				return response(200, `{"success":true,"result_url":"`+tt.log+`"}`), nil
 			}
 			fetched = true
 			return response(200, "text"), nil
-		})})
+		})
 		_, err := c.Logs(t.Context(), 7, LogQuery{})
 		if fetched != tt.ok || (err == nil) != tt.ok {
 			t.Errorf("API %s, log %.60q: fetched %v, error %v", tt.api, tt.log, fetched, err)
@@ -148,24 +149,22 @@ func TestLogQuery(t *testing.T) {
 		{LogQuery{}, `{}`},
 		{LogQuery{Tail: 5, Filter: `a"b`, Daemon: true}, `{"daemon_logs":"true","filter":"a\"b","tail":"5"}`},
 	} {
-		c := mustNew(t, Config{Key: secret.New("k"), Pace: noPace, HTTP: roundTrip(func(r *http.Request) (*http.Response, error) {
+		c := over(t, "", func(r *http.Request) (*http.Response, error) {
 			if r.Method == http.MethodPut {
-				if body := make([]byte, len(tt.want)); r.ContentLength != int64(len(tt.want)) {
-					t.Errorf("%d bytes of options, want %s", r.ContentLength, tt.want)
-				} else if r.Body.Read(body); string(body) != tt.want {
-					t.Errorf("options %s, want %s", body, tt.want)
+				if body, err := io.ReadAll(r.Body); err != nil || string(body) != tt.want {
+					t.Errorf("options %s, want %s, error %v", body, tt.want, err)
 				}
 			}
 			return response(200, `{"success":true,"result_url":"`+s3URL+`"}`), nil
-		})})
+		})
 		if _, err := c.Logs(t.Context(), 7, tt.q); err != nil {
 			t.Error(err)
 		}
 	}
-	c := mustNew(t, Config{Key: secret.New("k"), HTTP: roundTrip(func(*http.Request) (*http.Response, error) {
+	c := over(t, "", func(*http.Request) (*http.Response, error) {
 		t.Error("something was sent")
 		return response(500, ""), nil
-	})})
+	})
 	for _, q := range []LogQuery{{Tail: -1}, {Filter: "a\nb"}, {Filter: strings.Repeat("x", 257)}} {
 		if _, err := c.Logs(t.Context(), 7, q); err == nil {
 			t.Errorf("%+v was taken", q)

@@ -65,6 +65,12 @@ type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
+// over returns a client of the API at url whose requests end in f, and that does not wait.
+func over(t *testing.T, url string, f roundTrip) *Client {
+	t.Helper()
+	return mustNew(t, Config{URL: url, Key: secret.New("k"), Pace: noPace, HTTP: f})
+}
+
 func response(status int, body string) *http.Response {
 	return &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body))}
 }
@@ -78,7 +84,8 @@ var calls = []struct {
 	tries503, tries429      int
 	do                      func(context.Context, *Client) error
 }{
-	{"Instances", "GET", "/api/v1/instances/?limit=25&order_by=%5B%7B%22col%22%3A%22id%22%2C%22dir%22%3A%22asc%22%7D%5D", "",
+	{"Instances", "GET",
+		"/api/v1/instances/?limit=25&order_by=%5B%7B%22col%22%3A%22id%22%2C%22dir%22%3A%22asc%22%7D%5D", "",
 		`{"success":true,"instances":[],"next_token":null}`, 3, 3,
 		func(ctx context.Context, c *Client) error { _, err := c.Instances(ctx); return err }},
 	{"Instance", "GET", "/api/v0/instances/7/?owner=me", "", `{"instances":{"id":7}}`, 3, 3,
@@ -99,7 +106,8 @@ var calls = []struct {
 		func(ctx context.Context, c *Client) error { return c.DetachKey(ctx, 7, 9) }},
 	{"AccountKeys", "GET", "/api/v0/ssh/", "", `[]`, 3, 3,
 		func(ctx context.Context, c *Client) error { _, err := c.AccountKeys(ctx); return err }},
-	{"AddAccountKey", "POST", "/api/v0/ssh/", `{"ssh_key":"` + publicKey + `"}`, `{"success":true,"key":{"id":1}}`, 1, 1,
+	{"AddAccountKey", "POST", "/api/v0/ssh/", `{"ssh_key":"` + publicKey + `"}`,
+		`{"success":true,"key":{"id":1}}`, 1, 1,
 		func(ctx context.Context, c *Client) error { _, err := c.AddAccountKey(ctx, publicKey); return err }},
 	{"Logs", "PUT", "/api/v0/instances/request_logs/7/", `{"tail":"10"}`, "", 3, 3,
 		func(ctx context.Context, c *Client) error { _, err := c.Logs(ctx, 7, LogQuery{Tail: 10}); return err }},

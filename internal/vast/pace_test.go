@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,29 +15,35 @@ import (
 	"vast-ssh/internal/secret"
 )
 
-// inBubble runs f under a fake clock with a client whose nth request is answered by reply(n), and a function that tells
+// reply answers the nth request.
+type reply = func(n int, r *http.Request) (*http.Response, error)
+
+// inBubble runs f under a fake clock with a client whose requests are answered by answer, and a function that tells
 // when, since the start, each request was made.
-func inBubble(t *testing.T, reply func(n int, r *http.Request) (*http.Response, error),
-	f func(t *testing.T, c *Client, times func() []time.Duration)) {
+func inBubble(t *testing.T, answer reply, f func(t *testing.T, c *Client, times func() []time.Duration)) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
+		var mu sync.Mutex
 		var times []time.Duration
 		c := mustNew(t, Config{Key: secret.New("k"), HTTP: roundTrip(func(r *http.Request) (*http.Response, error) {
+			mu.Lock()
 			times = append(times, time.Since(start))
-			return reply(len(times), r)
+			n := len(times)
+			mu.Unlock()
+			return answer(n, r)
 		})})
 		f(t, c, func() []time.Duration { return times })
 	})
 }
 
-func always(status int, body string) func(int, *http.Request) (*http.Response, error) {
+func always(status int, body string) reply {
 	return func(int, *http.Request) (*http.Response, error) { return response(status, body), nil }
 }
 
 func TestTries(t *testing.T) {
 	failures := map[string]struct {
-		reply func(int, *http.Request) (*http.Response, error)
-		tries func(i int) int
+		answer reply
+		tries  func(i int) int
 	}{
 		"429": {always(429, "API requests too frequent"), func(i int) int { return calls[i].tries429 }},
 		"502": {always(502, "<html>"), func(i int) int { return calls[i].tries503 }},
@@ -52,7 +59,7 @@ func TestTries(t *testing.T) {
 	for name, failure := range failures {
 		for i, call := range calls {
 			t.Run(name+"/"+call.name, func(t *testing.T) {
-				inBubble(t, failure.reply, func(t *testing.T, c *Client, times func() []time.Duration) {
+				inBubble(t, failure.answer, func(t *testing.T, c *Client, times func() []time.Duration) {
 					if err := call.do(t.Context(), c); err == nil {
 						t.Error("no error")
 					}
@@ -84,7 +91,8 @@ func TestRetryWaitsForTheInterval(t *testing.T) {
 }
 
 func TestCallsAreSpaced(t *testing.T) {
-	inBubble(t, always(200, `{"success":true,"instances":{"id":7}}`), func(t *testing.T, c *Client, times func() []time.Duration) {
+	good := always(200, `{"success":true,"instances":{"id":7}}`)
+	inBubble(t, good, func(t *testing.T, c *Client, times func() []time.Duration) {
 		for range 2 {
 			if _, err := c.Instance(t.Context(), 7); err != nil {
 				t.Fatal(err)
@@ -141,7 +149,8 @@ func TestPages(t *testing.T) {
 			t.Errorf("page %d asked with token %q, want %q", n, got, want)
 		}
 		next := []string{`"t1+/="`, `"t2"`, `null`}[n-1]
-		return response(200, fmt.Sprintf(`{"success":true,"instances":[{"id":%d},{"id":%d}],"next_token":%s}`, n, n+1, next)), nil
+		// Each page repeats the last instance of the page before it.
+		return response(200, fmt.Sprintf(`{"instances":[{"id":%d},{"id":%d}],"next_token":%s}`, n, n+1, next)), nil
 	}
 	inBubble(t, page, func(t *testing.T, c *Client, times func() []time.Duration) {
 		all, err := c.Instances(t.Context())
@@ -193,7 +202,8 @@ func TestDeadlineShorterThanTheWait(t *testing.T) {
 			t.Errorf("after %v and %d tries: error %v", time.Since(start), len(times()), err)
 		}
 		// The next call has nothing else to report than that it could not start.
-		if _, err = c.Instance(ctx, 7); !errors.Is(err, context.DeadlineExceeded) || len(times()) != 1 || time.Since(start) != 0 {
+		_, err = c.Instance(ctx, 7)
+		if !errors.Is(err, context.DeadlineExceeded) || len(times()) != 1 || time.Since(start) != 0 {
 			t.Errorf("after %v and %d tries: error %v", time.Since(start), len(times()), err)
 		}
 	})

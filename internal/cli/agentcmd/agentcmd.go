@@ -23,8 +23,9 @@ type Env struct {
 	Getenv         func(string) string
 	Version        string
 
-	// Set before a verb runs.
-	Dirs   config.Dirs
+	// Dirs is set before a verb runs.
+	Dirs config.Dirs
+	// Config is set by configure. Verbs that end or show a running agent work without: it may be broken by now.
 	Config *config.Config
 }
 
@@ -36,11 +37,14 @@ func (e *Env) Store() (custody.Store, error) {
 	return custody.Open(string(e.Config.Custody), e.Dirs.PrivateKey())
 }
 
-func (e *Env) load(*cli.Context) error {
+func (e *Env) locate(*cli.Context) error {
 	var err error
-	if e.Dirs, err = config.LocateDirs(e.Getenv); err != nil {
-		return err
-	}
+	e.Dirs, err = config.LocateDirs(e.Getenv)
+	return err
+}
+
+func (e *Env) configure() error {
+	var err error
 	e.Config, err = config.Load(e.Dirs.ConfigFile(), e.Getenv)
 	return err
 }
@@ -58,7 +62,7 @@ func Main(ctx context.Context, env *Env, args []string) voice.Code {
 		ExitErrHandler:  func(*cli.Context, error) {},
 		OnUsageError:    usageError,
 		CommandNotFound: func(*cli.Context, string) {},
-		Before:          env.load,
+		Before:          env.locate,
 		Action: func(c *cli.Context) error {
 			if c.NArg() > 0 {
 				return &voice.UsageError{Reason: fmt.Sprintf("unknown verb %q", c.Args().First()), Next: "vast-agent --help"}

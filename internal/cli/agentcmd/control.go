@@ -21,6 +21,9 @@ func startCommand(env *Env) *cli.Command {
 		Name:  "start",
 		Usage: "start the agent in the background, if it is not running",
 		Action: func(c *cli.Context) error {
+			if err := env.configure(); err != nil {
+				return err
+			}
 			program, err := launch.Program("vast-agent")
 			if err != nil {
 				return err

@@ -70,6 +70,9 @@ func run(ctx context.Context, env *Env, ready func()) error {
 	if err := harden(); err != nil {
 		return err
 	}
+	if err := env.configure(); err != nil {
+		return err
+	}
 	unlock, err := single(ctx, env)
 	if err != nil {
 		return err

@@ -22,7 +22,7 @@ func exitCode(err error) voice.Code {
 	case is[*resolve.NotFoundError](err), is[*resolve.AmbiguousError](err), is[*vast.NotFoundError](err):
 		return voice.NoInstance
 	case is[*known.MismatchError](err), is[*known.UnknownError](err), is[*proxy.HostKeyError](err),
-		is[*proxy.RoutesDifferError](err), is[*proxy.FirstContactError](err), errors.Is(err, errDeclined):
+		is[*proxy.RoutesDifferError](err), is[*proxy.FirstContactError](err), is[*notShownError](err), errors.Is(err, errDeclined):
 		return voice.HostKey
 	case is[*vast.UnavailableError](err), is[*proxy.UnreachableError](err), is[*proxy.HandshakeError](err),
 		is[*resolve.NotRunningError](err), is[*resolve.NoAddressError](err), errors.Is(err, context.DeadlineExceeded):
