@@ -287,7 +287,11 @@ func (c *conn) decide(ctx context.Context, msg []byte) (*ssh.Signature, *refusal
 	}
 	auth, err := parseUserauth(req.Data, blob)
 	if err != nil {
-		return nil, &refusal{Reason: NotUserauth, detail: err.Error()}
+		r := &refusal{Reason: NotUserauth}
+		if !errors.Is(err, errNotUserauth) { // whose text the reason has already
+			r.detail = err.Error()
+		}
+		return nil, r
 	}
 	if c.state == bound && subtle.ConstantTimeCompare(c.bound.sessionID, auth.sessionID) != 1 {
 		return nil, &refusal{Reason: OtherSession}

@@ -2,6 +2,8 @@ package agent
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"encoding/hex"
 	"errors"
 	"fmt"
 
@@ -41,7 +43,29 @@ func parseHostKey(blob []byte) (ssh.PublicKey, error) {
 	if !bytes.Equal(key.Marshal(), blob) {
 		return nil, errors.New("host key in an unusual encoding")
 	}
+	if key.Type() == ssh.KeyAlgoED25519 && smallOrder([ed25519.PublicKeySize]byte(blob[len(blob)-ed25519.PublicKeySize:])) {
+		return nil, errors.New("host key that proves nothing: one signature of it fits any text")
+	}
 	return key, nil
+}
+
+// smallOrderKeys are the encodings of the points of edwards25519 whose order divides 8, without the sign bit: y is 0, 1, -1
+// or a root of order 8, and 0 and 1 again as p and p+1. The server chooses its key, and under one of these a single
+// signature verifies over any session id: a witness with it would stand for every session there is. RFC 8032 leaves
+// their refusal to the caller.
+var smallOrderKeys = map[string]bool{
+	"0000000000000000000000000000000000000000000000000000000000000000": true,
+	"0100000000000000000000000000000000000000000000000000000000000000": true,
+	"ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f": true,
+	"26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05": true,
+	"c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a": true,
+	"edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f": true,
+	"eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f": true,
+}
+
+func smallOrder(point [ed25519.PublicKeySize]byte) bool {
+	point[len(point)-1] &= 0x7f
+	return smallOrderKeys[hex.EncodeToString(point[:])]
 }
 
 // parseSignature parses a signature blob and checks that its algorithm is one that key may use.

@@ -34,6 +34,7 @@ type Conn struct {
 	mu       sync.Mutex // protects the following
 	exchange *wire.Exchange
 	readable []byte // may be read by the client
+	looked   bool   // exchange has looked at what it holds since the client's KEXINIT
 	released bool   // the handshake is over: what the server sends from here on is not looked at
 	err      error  // final, once set
 
@@ -151,7 +152,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	for {
 		n, direct, wait, err := c.take(p)
 		switch {
-		case err != nil || n > 0:
+		case err != nil || n > 0 || len(p) == 0:
 			return n, err
 		case direct:
 			return c.tcp.Read(p)
@@ -173,7 +174,8 @@ func (c *Conn) Read(p []byte) (int, error) {
 }
 
 // take fills p from what may be read. With nothing there, direct tells that the network may be read without a watch, and
-// wait that the server has nothing to say before the client has spoken.
+// wait that the client's KEXINIT comes first: the server has nothing to add to its own before, and what it sent all the
+// same is held until then.
 func (c *Conn) take(p []byte) (n int, direct, wait bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -185,7 +187,7 @@ func (c *Conn) take(p []byte) (n int, direct, wait bool, err error) {
 	if c.err != nil {
 		return 0, false, false, c.err
 	}
-	wait = !c.released && c.exchange.ServerReady() && !c.exchange.ClientReady()
+	wait = !c.released && c.exchange.ServerReady() && !c.looked
 	return 0, c.released, wait, nil
 }
 
@@ -209,6 +211,7 @@ func (c *Conn) watchServer(p []byte) error {
 	c.mu.Lock()
 	pass, err := c.exchange.Server(p)
 	c.readable = append(c.readable, pass...)
+	c.looked = c.exchange.ClientReady()
 	reply := c.exchange.Reply()
 	c.mu.Unlock()
 	if err != nil || reply == nil {

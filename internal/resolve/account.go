@@ -15,8 +15,9 @@ func ByLabel(account []vast.Instance, label string) (vast.Instance, error) {
 			ids = append(ids, in.ID)
 		}
 	}
+	// The same instance can come on two pages of a list that changes while it is read.
 	slices.Sort(ids)
-	id, err := only(label, ids)
+	id, err := only(label, slices.Compact(ids))
 	if err != nil {
 		return vast.Instance{}, err
 	}

@@ -263,6 +263,10 @@ func TestShow(t *testing.T) {
 	if got := encode(t, []any{row["ports"], row["direct_port_start"], row["direct_port_end"], row["ssh_port"]}); got != "[{},65535,-1,12297]" {
 		t.Errorf("without a direct route: %s", got)
 	}
+	// The official tool walks over this list without looking whether it is there.
+	if got := encode(t, c.show(a.Add(sim.Instance{}))["extra_env"]); got != "[]" {
+		t.Errorf("extra_env without variables: %s", got)
+	}
 	if got := encode(t, c.want(200, "GET", instancePath(99), "")); got != `{"instances":null}` {
 		t.Errorf("an unknown instance: %s", got)
 	}

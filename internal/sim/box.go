@@ -44,8 +44,8 @@ const (
 	handshakeTimeout = 30 * time.Second
 )
 
-// boxBanner is shown to everybody who connects, as on a real instance.
-const boxBanner = "Welcome to vast.ai. This machine is simulated: it runs no programs.\nHave fun!\n"
+// Banner is what every Box shows to everybody who connects, as on a real instance.
+const Banner = "Welcome to vast.ai. This machine is simulated: it runs no programs.\nHave fun!\n"
 
 // Box is a simulated instance: an ssh server for the user root, with a handful of commands built in, over a
 // directory of its own that is removed by Close. It starts no program of this machine, and its commands cannot
@@ -82,7 +82,7 @@ func NewBox(opts BoxOptions) (*Box, error) {
 	b.config = &ssh.ServerConfig{
 		PublicKeyCallback: b.authenticate,
 		MaxAuthTries:      6,
-		BannerCallback:    func(ssh.ConnMetadata) string { return boxBanner },
+		BannerCallback:    func(ssh.ConnMetadata) string { return Banner },
 		ServerVersion:     "SSH-2.0-simulated",
 	}
 	if err := b.makeHostKeys(); err != nil {

@@ -138,7 +138,7 @@ func (a *Account) columns(row *instance, byID bool) map[string]any {
 		"image_uuid":       "nvidia/cuda:12.4.1-devel-ubuntu22.04",
 		"image_args":       []string{},
 		"image_runtype":    row.Runtype,
-		"extra_env":        slices.Concat([][2]string{}, row.ExtraEnv),
+		"extra_env":        append([][2]string{}, row.ExtraEnv...),
 		"onstart":          orNull(row.OnStart, ""),
 		"jupyter_token":    strings.Repeat("5a", 32),
 		"template_id":      nil,

@@ -15,9 +15,9 @@ import (
 // exitCode gives the documented exit code of an error.
 func exitCode(err error) voice.Code {
 	switch {
-	case is[*voice.UsageError](err), is[*config.Error](err):
+	case is[*voice.UsageError](err), is[*config.Error](err), is[*resolve.NameError](err), is[*vast.URLError](err):
 		return voice.Usage
-	case is[*vast.NoKeyError](err), is[*vast.AuthError](err), is[*vast.ForbiddenError](err):
+	case is[*vast.NoKeyError](err), is[*vast.BadKeyError](err), is[*vast.AuthError](err), is[*vast.ForbiddenError](err):
 		return voice.NoKey
 	case is[*resolve.NotFoundError](err), is[*resolve.AmbiguousError](err), is[*vast.NotFoundError](err):
 		return voice.NoInstance

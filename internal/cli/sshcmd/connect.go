@@ -33,6 +33,9 @@ func connect(ctx context.Context, env *Env, name string, trace func(string, time
 	if trace != nil {
 		trace(fmt.Sprintf("%s is instance %d (%s)", term.Safe(name), target.ID, target.Source), time.Since(start))
 	}
+	if target, err = meetable(ctx, env, r, target); err != nil {
+		return nil, target, err
+	}
 	cfg, err := proxyConfig(env, target, trace)
 	if err != nil {
 		return nil, target, err
@@ -49,6 +52,33 @@ func connect(ctx context.Context, env *Env, name string, trace func(string, time
 	cfg.Endpoints = moved.Endpoints
 	conn, err = proxy.Open(ctx, cfg)
 	return conn, moved, err
+}
+
+// meetAge is how old an address may be for a first contact. Where there is a pin, the pin decides and any address may be
+// tried; where there is none, whoever has the address by now would be pinned.
+const meetAge = 30 * time.Second
+
+// meetable makes sure that an instance without a pin is met at an address that the API has just given.
+func meetable(ctx context.Context, env *Env, r *resolve.Resolver, target resolve.Target) (resolve.Target, error) {
+	file, err := env.pins()
+	if err != nil {
+		return target, err
+	}
+	pins, err := file.Of(target.ID)
+	if err != nil || len(pins) > 0 {
+		return target, err
+	}
+	if age := time.Since(target.At); target.Source != resolve.StaleCache && age >= 0 && age < meetAge {
+		return target, nil
+	}
+	fresh, err := r.Refresh(ctx, target.ID)
+	if err == nil && fresh.Source == resolve.StaleCache {
+		err = fresh.Problem
+	}
+	if err != nil {
+		return target, fmt.Errorf("instance %d has no pin yet, and its address is not known for certain: %w", target.ID, err)
+	}
+	return fresh, nil
 }
 
 // handshakeTimeout bounds the key exchange, the client's part of it included.
