@@ -25,7 +25,9 @@ func TestMain(m *testing.M) {
 // TestScripts runs every script below testdata. Each has a World of its own; docs of the extra commands are below.
 func TestScripts(t *testing.T) {
 	testenv.NeedProgram(t, "sshd")
-	testenv.NeedProgram(t, "ssh")
+	for _, program := range []string{"ssh", "dbus-run-session", "gnome-keyring-daemon"} {
+		testenv.NeedProgram(t, program)
+	}
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no scripts: %v", err)

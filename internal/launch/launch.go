@@ -180,6 +180,19 @@ func environment(env []string) []string {
 	return kept
 }
 
+// MissingError reports that a program of ours is not where it should be.
+type MissingError struct {
+	Name   string
+	Beside string // the program that looked for it
+}
+
+func (e *MissingError) Error() string {
+	return fmt.Sprintf("%s is not installed beside %s", e.Name, filepath.Base(e.Beside))
+}
+
+// Hint returns the command that installs it.
+func (e *MissingError) Hint() string { return "sh install.sh   (in the checkout of vast-ssh)" }
+
 // Program returns the absolute path of the program name: beside the running executable, where install.sh puts it, and
 // nowhere else. What PATH names could be anybody's.
 func Program(name string) (string, error) {
@@ -192,7 +205,7 @@ func Program(name string) (string, error) {
 	}
 	path := filepath.Join(filepath.Dir(self), name)
 	if _, err := os.Stat(path); err != nil {
-		return "", fmt.Errorf("%s is not installed beside %s: %w", name, filepath.Base(self), err)
+		return "", &MissingError{Name: name, Beside: self}
 	}
 	return path, nil
 }
