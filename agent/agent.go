@@ -104,10 +104,10 @@ func New(cfg Config) (*Agent, error) {
 }
 
 // Witness takes in what the proxy saw of a key exchange. It refuses, with an *ipc.RefusedError, a host key that is not
-// pinned for the instance now, and anything that could never verify. When MaxWitnesses are live it waits until one is
-// spent or expires, or ctx ends.
+// pinned for the instance now, anything that could never verify, and every login while the private key is out of reach.
+// When MaxWitnesses are live it waits until one is spent or expires, or ctx ends.
 func (a *Agent) Witness(ctx context.Context, w ipc.Witness) error {
-	parsed, refusal := a.parseWitness(w)
+	parsed, refusal := a.parseWitness(ctx, w)
 	if refusal != nil {
 		refusal.Instance = w.Instance
 		a.refusals.add(*refusal)
@@ -120,7 +120,7 @@ func (a *Agent) Witness(ctx context.Context, w ipc.Witness) error {
 }
 
 // parseWitness checks w. The server chose the key and the signature, so a fault in their parsing is a refusal too.
-func (a *Agent) parseWitness(w ipc.Witness) (_ *witness, refused *refusal) {
+func (a *Agent) parseWitness(ctx context.Context, w ipc.Witness) (_ *witness, refused *refusal) {
 	defer func() {
 		if r := recover(); r != nil {
 			refused = &refusal{Reason: Internal, detail: fmt.Sprintf("%T", r)}
@@ -139,6 +139,10 @@ func (a *Agent) parseWitness(w ipc.Witness) (_ *witness, refused *refusal) {
 	}
 	if err := a.pins.Check(w.Instance, key); err != nil {
 		return nil, &refusal{Reason: NotPinned, hostKey: key, detail: err.Error()}
+	}
+	// A key that is out of reach is told here, where the proxy can say so: an ssh client could only say "refused".
+	if _, err := a.keys.Signer(ctx); err != nil {
+		return nil, &refusal{Reason: KeyUnavailable, hostKey: key, detail: err.Error()}
 	}
 	return &witness{
 		instance:  w.Instance,

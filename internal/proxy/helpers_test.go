@@ -81,7 +81,7 @@ func checkLeaks(t *testing.T) {
 }
 
 // within runs f, which has to return without anything else happening.
-func within(t *testing.T, what string, f func()) {
+func within(t testing.TB, what string, f func()) {
 	t.Helper()
 	done := make(chan struct{})
 	go func() {
@@ -91,7 +91,7 @@ func within(t *testing.T, what string, f func()) {
 	await(t, what, done)
 }
 
-func await[T any](t *testing.T, what string, event <-chan T) (v T) {
+func await[T any](t testing.TB, what string, event <-chan T) (v T) {
 	t.Helper()
 	select {
 	case v = <-event:

@@ -44,6 +44,9 @@ func makePins(instance, machine uint64, via known.Via, keys []ssh.PublicKey) []k
 	return pins
 }
 
+// secondRouteTimeout bounds the wait for a second route that is not demanded: editors give a login 15 s.
+const secondRouteTimeout = 5 * time.Second
+
 // survey scans the endpoint that answered and those of other routes at the same time. reason tells why the
 // level is not higher.
 func survey(ctx context.Context, cfg *Config, first resolve.Endpoint) (via known.Via, reason string, keys []ssh.PublicKey, err error) {
@@ -60,6 +63,9 @@ func survey(ctx context.Context, cfg *Config, first resolve.Endpoint) (via known
 		wg.Go(func() {
 			second := *cfg
 			second.Endpoints = others
+			if known.Tofu.AtLeast(cfg.Least) {
+				second.DialTimeout = min(cfg.DialTimeout, secondRouteTimeout)
+			}
 			l, err := dial(ctx, &second)
 			if err != nil {
 				otherErr = err
@@ -67,7 +73,7 @@ func survey(ctx context.Context, cfg *Config, first resolve.Endpoint) (via known
 			}
 			l.conn.Close()
 			other.Endpoint = l.endpoint
-			other.Keys, otherErr = Scan(ctx, l.endpoint, cfg.DialTimeout)
+			other.Keys, otherErr = Scan(ctx, l.endpoint, second.DialTimeout)
 		})
 	}
 	keys, err = Scan(ctx, first, cfg.DialTimeout)

@@ -1,14 +1,23 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
+	"crypto/sha256"
+	"errors"
 	"io"
+	"math/rand/v2"
+	"net"
 	"os"
+	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
+
+	"vast-ssh/internal/resolve"
 )
 
 func newKey(t testing.TB) ssh.PublicKey {
@@ -28,7 +37,6 @@ func newKey(t testing.TB) ssh.PublicKey {
 type client struct {
 	in, out           *os.File // of the proxy
 	toProxy, fromHere *os.File // of the client
-	running           chan struct{}
 }
 
 // newClient makes a client on "pipe" or "socketpair", as shells and OpenSSH or node give it.
@@ -120,4 +128,234 @@ func relayed(t *testing.T, conn *Conn, fromClient []byte) (got []byte, err error
 	leaked(patience) // nobody writes to out any more
 	c.out.Close()
 	return await(t, "the end of the client", listened), err
+}
+
+// session is a relay whose handshake is over.
+type session struct {
+	*client
+	peer   *net.TCPConn // the server's side
+	result <-chan error
+	ctx    context.Context
+	cancel context.CancelFunc
+}
+
+// newSession relays between a client and a server that both have said their part of a recording, and read the other's.
+func newSession(t testing.TB, kind string) *session {
+	t.Helper()
+	h := handshakeNamed(t, "openssh-curve25519-sha256")
+	peers, over := make(chan *net.TCPConn), make(chan struct{})
+	s := serve(t, replay(h, nil, func(c *net.TCPConn) {
+		if _, err := io.ReadFull(c, make([]byte, len(h.FromClient))); err != nil {
+			t.Errorf("the server: %v", err)
+		}
+		peers <- c
+		<-over
+	}))
+	t.Cleanup(func() { close(over) })
+	conn := open(t, testConfig(pinned(t, h.key), endpoint(t, resolve.Direct, s.addr())))
+	c := newClient(t, kind)
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(cancel)
+	result := c.relay(ctx, conn)
+	c.write(t, h.FromClient)
+	if _, err := io.ReadFull(c.fromHere, make([]byte, len(h.FromServer))); err != nil {
+		t.Fatal(err)
+	}
+	return &session{c, await(t, "the handshake", peers), result, ctx, cancel}
+}
+
+var kinds = []string{"pipe", "socketpair"}
+
+func forKinds(t *testing.T, f func(t *testing.T, kind string)) {
+	for _, kind := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			checkLeaks(t)
+			f(t, kind)
+		})
+	}
+}
+
+// noise is n bytes that depend on seed.
+func noise(seed byte, n int64) io.Reader {
+	return io.LimitReader(rand.NewChaCha8([32]byte{seed}), n)
+}
+
+func sum(t testing.TB, r io.Reader) (hash [sha256.Size]byte) {
+	h := sha256.New()
+	if _, err := io.Copy(h, r); err != nil {
+		t.Errorf("reading: %v", err)
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+func TestRelayVolume(t *testing.T) {
+	const volume = 64 << 20
+	forKinds(t, func(t *testing.T, kind string) {
+		s := newSession(t, kind)
+		send := func(w io.Writer, seed byte) {
+			if n, err := io.Copy(struct{ io.Writer }{w}, noise(seed, volume)); err != nil {
+				t.Errorf("writing stopped at %d: %v", n, err)
+			}
+		}
+		up := make(chan [sha256.Size]byte, 1)
+		go send(s.toProxy, 1)
+		go send(s.peer, 2)
+		go func() { up <- sum(t, io.LimitReader(s.peer, volume)) }()
+		if sum(t, io.LimitReader(s.fromHere, volume)) != sum(t, noise(2, volume)) {
+			t.Error("the client got something else than the server sent")
+		}
+		if await(t, "the end of the upload", up) != sum(t, noise(1, volume)) {
+			t.Error("the server got something else than the client sent")
+		}
+		s.peer.Close()
+		if err := await(t, "the end of the relay", s.result); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Plain files, which are neither pipes nor anything that waits.
+func TestRelayFiles(t *testing.T) {
+	checkLeaks(t)
+	const volume = 8 << 20
+	h := handshakeNamed(t, "openssh-curve25519-sha256")
+	up := make(chan [sha256.Size]byte, 1)
+	s := serve(t, replay(h, nil, func(c *net.TCPConn) { up <- sum(t, c) }))
+	in, err := os.Create(filepath.Join(t.TempDir(), "in"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	out, err := os.Create(filepath.Join(t.TempDir(), "out"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	sent := io.MultiReader(bytes.NewReader(h.FromClient), noise(1, volume))
+	if _, err := io.Copy(in, sent); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := in.Seek(0, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	conn := open(t, testConfig(pinned(t, h.key), endpoint(t, resolve.Direct, s.addr())))
+	if err := Relay(t.Context(), conn, in, out); err != nil {
+		t.Fatal(err)
+	}
+	if await(t, "the end of the upload", up) != sum(t, io.MultiReader(bytes.NewReader(h.FromClient), noise(1, volume))) {
+		t.Error("the server got something else than was in the file")
+	}
+}
+
+// The server's last words arrive, and the relay ends although the client keeps its stdin open, as ssh does.
+func TestRelayServerClosesFirst(t *testing.T) {
+	forKinds(t, func(t *testing.T, kind string) {
+		const last = 3 << 20
+		s := newSession(t, kind)
+		go func() {
+			io.Copy(struct{ io.Writer }{s.peer}, noise(3, last))
+			s.peer.CloseWrite()
+		}()
+		if sum(t, io.LimitReader(s.fromHere, last)) != sum(t, noise(3, last)) {
+			t.Error("the client did not get the last words")
+		}
+		if err := await(t, "the end of the relay", s.result); err != nil {
+			t.Error(err)
+		}
+		s.peer.SetReadDeadline(time.Now().Add(patience))
+		if _, err := s.peer.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("the connection is still open: %v", err)
+		}
+	})
+}
+
+func TestRelayServerResets(t *testing.T) {
+	forKinds(t, func(t *testing.T, kind string) {
+		s := newSession(t, kind)
+		s.peer.SetLinger(0)
+		s.peer.Close()
+		if err := await(t, "the end of the relay", s.result); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The client's last words arrive, and the relay ends although the server goes on.
+func TestRelayClientClosesIn(t *testing.T) {
+	forKinds(t, func(t *testing.T, kind string) {
+		s := newSession(t, kind)
+		s.write(t, []byte("last words"))
+		s.closeIn(t)
+		if err := await(t, "the end of the relay", s.result); err != nil {
+			t.Error(err)
+		}
+		if b, err := io.ReadAll(s.peer); err != nil || string(b) != "last words" {
+			t.Errorf("the server got %q and %v", b, err)
+		}
+	})
+}
+
+// Nobody reads stdout any more: an end like any other.
+func TestRelayStdoutClosed(t *testing.T) {
+	for _, kind := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			checkLeaks(t)
+			s := newSession(t, kind)
+			s.fromHere.Close()
+			go s.peer.Write(make([]byte, 1<<20))
+			if err := await(t, "the end of the relay", s.result); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// fill writes until whoever should read has taken nothing for a while, so that everything in between is full.
+func fill(t *testing.T, w interface {
+	io.Writer
+	SetWriteDeadline(time.Time) error
+}) {
+	t.Helper()
+	chunk := make([]byte, 1<<20)
+	for {
+		if err := w.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := w.Write(chunk); n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+			return
+		} else if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// The end of the context ends the relay wherever it waits.
+func TestRelayCancel(t *testing.T) {
+	for name, wait := range map[string]func(*testing.T, *session){
+		"nobody says anything":  func(*testing.T, *session) {},
+		"nobody reads stdout":   func(t *testing.T, s *session) { fill(t, s.peer) },
+		"the server is stuck":   func(t *testing.T, s *session) { fill(t, s.toProxy) },
+		"nobody reads anything": func(t *testing.T, s *session) { fill(t, s.peer); fill(t, s.toProxy) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			forKinds(t, func(t *testing.T, kind string) {
+				s := newSession(t, kind)
+				wait(t, s)
+				s.cancel()
+				wantIs(t, await(t, "the end of the relay", s.result), context.Canceled)
+			})
+		})
+	}
+}
+
+func TestRelayCancelledBefore(t *testing.T) {
+	checkLeaks(t)
+	s := serve(t, func(c *net.TCPConn) {
+		io.WriteString(c, ident)
+		drain(c)
+	})
+	conn := open(t, testConfig(pinned(t, newKey(t)), endpoint(t, resolve.Direct, s.addr())))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	wantIs(t, await(t, "the end of the relay", newClient(t, "pipe").relay(ctx, conn)), context.Canceled)
 }

@@ -144,8 +144,9 @@ func TestListPages(t *testing.T) {
 		}
 		page := c.list(parameters...)
 		rows := page["instances"].([]any)
-		if len(rows) > 25 || fmt.Sprint(page["instances_found"]) != fmt.Sprint(len(rows)) || fmt.Sprint(page["total_instances"]) != "60" {
-			t.Fatalf("a page of %d rows, found %v, total %v", len(rows), page["instances_found"], page["total_instances"])
+		counts := fmt.Sprint(page["instances_found"], " of ", page["total_instances"])
+		if len(rows) > 25 || counts != fmt.Sprintf("%d of 60", len(rows)) {
+			t.Fatalf("a page of %d rows: %s", len(rows), counts)
 		}
 		for _, row := range rows {
 			ids = append(ids, fmt.Sprint(row.(object)["id"]))
@@ -173,8 +174,8 @@ func TestListParameters(t *testing.T) {
 	a := simtest.Start(t, sim.Options{})
 	c := newClient(t, a)
 	for _, i := range []sim.Instance{
-		{ID: 11, Label: "train"}, {ID: 12, Status: "loading", GPUName: "H100"}, {ID: 13, Label: "train"}, {ID: 14, Label: "a"},
-		{ID: 15}, {ID: 16, Status: sim.StatusNull},
+		{ID: 11, Label: "train"}, {ID: 12, Status: "loading", GPUName: "H100"}, {ID: 13, Label: "train"},
+		{ID: 14, Label: "a"}, {ID: 15}, {ID: 16, Status: sim.StatusNull},
 	} {
 		a.Add(i)
 	}
@@ -260,7 +261,8 @@ func TestShow(t *testing.T) {
 	}
 	a.Move(id, "", "127.0.0.3:12297")
 	row = c.show(id)
-	if got := encode(t, []any{row["ports"], row["direct_port_start"], row["direct_port_end"], row["ssh_port"]}); got != "[{},65535,-1,12297]" {
+	got := encode(t, []any{row["ports"], row["direct_port_start"], row["direct_port_end"], row["ssh_port"]})
+	if got != "[{},65535,-1,12297]" {
 		t.Errorf("without a direct route: %s", got)
 	}
 	// The official tool walks over this list without looking whether it is there.
@@ -352,7 +354,9 @@ func TestStatusWalk(t *testing.T) {
 
 func TestManage(t *testing.T) {
 	var changes []sim.Change
-	a := simtest.Start(t, sim.Options{BootReads: 1, OnChange: func(_ uint64, c sim.Change) { changes = append(changes, c) }})
+	a := simtest.Start(t, sim.Options{
+		BootReads: 1, OnChange: func(_ uint64, change sim.Change) { changes = append(changes, change) },
+	})
 	c := newClient(t, a)
 	id := a.Add(sim.Instance{Direct: "127.0.0.1:41022"})
 	put := func(body string) { c.want(200, "PUT", instancePath(id), body) }
@@ -381,7 +385,8 @@ func TestManage(t *testing.T) {
 	if got := fmt.Sprint(changes); got != "[stopped started]" {
 		t.Errorf("changes %s", got)
 	}
-	if got := c.want(400, "PUT", instancePath(id), encode(t, object{"label": strings.Repeat("x", 1025)})); got["error"] != "label_too_long" {
+	long := encode(t, object{"label": strings.Repeat("x", 1025)})
+	if got := c.want(400, "PUT", instancePath(id), long); got["error"] != "label_too_long" {
 		t.Errorf("a long label: %v", got)
 	}
 	if got := c.want(404, "PUT", instancePath(99), `{"state": "running"}`); got["error"] != "no_such_instance" {
@@ -426,10 +431,20 @@ func TestRebootAndRecycle(t *testing.T) {
 		t.Errorf("keys of a new instance: %v", events)
 	}
 
+	statuses := func() string {
+		var all []string
+		for range 3 {
+			all = append(all, fmt.Sprint(c.show(id)["actual_status"]))
+		}
+		return strings.Join(all, " ")
+	}
 	events = nil
 	c.want(200, "PUT", fmt.Sprintf("/api/v0/instances/reboot/%d/", id), "{}")
-	if got := fmt.Sprint(c.show(id)["actual_status"], c.show(id)["actual_status"], c.show(id)["direct_port_start"]); got != "rebootingrunning41022" {
+	if got := statuses(); got != "rebooting running running" {
 		t.Errorf("reboot: %s", got)
+	}
+	if got := fmt.Sprint(c.show(id)["direct_port_start"]); got != "41022" {
+		t.Errorf("a reboot moved the ports: %s", got)
 	}
 	if want := []event{{id, "rebooted"}}; !slices.Equal(events, want) {
 		t.Errorf("events of a reboot: %v", events)
@@ -437,7 +452,7 @@ func TestRebootAndRecycle(t *testing.T) {
 
 	events = nil
 	c.want(200, "PUT", fmt.Sprintf("/api/v0/instances/recycle/%d/", id), "{}")
-	if got := fmt.Sprint(c.show(id)["actual_status"], c.show(id)["actual_status"], c.show(id)["actual_status"]); got != "recyclingloadingrunning" {
+	if got := statuses(); got != "recycling loading running" {
 		t.Errorf("recycle: %s", got)
 	}
 	if got := fmt.Sprint(c.show(id)["direct_port_start"]); got == "41022" {
@@ -451,8 +466,8 @@ func TestRebootAndRecycle(t *testing.T) {
 	if i, _ := a.Get(id); i.Direct != move {
 		t.Errorf("the hook moved the instance to %s, and it is at %s", move, i.Direct)
 	}
-	for _, verb := range []string{"reboot", "recycle"} {
-		if got := c.want(400, "PUT", "/api/v0/instances/"+verb+"/99/", "{}"); got["error"] != "invalid_id" {
+	for verb, code := range map[string]string{"reboot": "invalid_args", "recycle": "invalid_id"} {
+		if got := c.want(400, "PUT", "/api/v0/instances/"+verb+"/99/", "{}"); got["error"] != code {
 			t.Errorf("%s of an unknown instance: %v", verb, got)
 		}
 	}
@@ -503,7 +518,8 @@ func TestAccountKeys(t *testing.T) {
 		t.Errorf("created %v", created)
 	}
 	again := strings.TrimSuffix(key, "me@laptop") + "other comment"
-	if got := c.want(400, "POST", "/api/v0/ssh/", sshKeyBody(t, again)); got["msg"] != "The SSH key already exists on this account" {
+	got := c.want(400, "POST", "/api/v0/ssh/", sshKeyBody(t, again))
+	if got["msg"] != "The SSH key already exists on this account" {
 		t.Errorf("a second time: %v", got)
 	}
 	_, text := c.raw("GET", "/api/v0/ssh/", "")
@@ -546,7 +562,8 @@ func TestAccountKeyShapes(t *testing.T) {
 func TestTeamKey(t *testing.T) {
 	a := simtest.Start(t, sim.Options{Keys: []sim.Key{{Value: secret.New("team"), Team: true}}})
 	c := newClient(t, a)
-	if got := c.want(400, "POST", "/api/v0/ssh/", sshKeyBody(t, publicKey(t, ""))); got["error"] != "team_ssh_keys_not_supported" {
+	got := c.want(400, "POST", "/api/v0/ssh/", sshKeyBody(t, publicKey(t, "")))
+	if got["error"] != "team_ssh_keys_not_supported" {
 		t.Errorf("got %v", got)
 	}
 	id := a.Add(sim.Instance{})
@@ -569,7 +586,8 @@ func TestInstanceKeys(t *testing.T) {
 	if got := c.want(200, "POST", path, sshKeyBody(t, key)); got["success"] != true {
 		t.Fatalf("attach: %v", got)
 	}
-	if got := c.want(200, "POST", path, sshKeyBody(t, key)); got["success"] != false || got["msg"] != "SSH key already associated with instance." {
+	got := c.want(200, "POST", path, sshKeyBody(t, key))
+	if got["success"] != false || got["msg"] != "SSH key already associated with instance." {
 		t.Errorf("attach again: %v", got)
 	}
 	text, isString := c.want(200, "GET", path, "")["ssh_keys"].(string)
@@ -578,8 +596,11 @@ func TestInstanceKeys(t *testing.T) {
 		Name      string
 		PublicKey string `json:"public_key"`
 	}
-	if err := json.Unmarshal([]byte(text), &list); !isString || err != nil || len(list) != 1 || list[0].PublicKey != key || list[0].Name != "my key" {
+	if err := json.Unmarshal([]byte(text), &list); !isString || err != nil || len(list) != 1 {
 		t.Fatalf("list %q: %v", text, err)
+	}
+	if list[0].PublicKey != key || list[0].Name != "my key" {
+		t.Errorf("list %v", list)
 	}
 	if keys := a.InstanceKeys(id); len(keys) != 1 || keys[0].ID != list[0].ID {
 		t.Errorf("InstanceKeys: %v", keys)
@@ -707,8 +728,9 @@ func TestExecute(t *testing.T) {
 	c := newClient(t, a)
 	id := a.Add(sim.Instance{})
 	path := fmt.Sprintf("/api/v0/instances/command/%d/", id)
-	if got := c.want(400, "PUT", path, `{"command": "ls -l"}`); !strings.Contains(got["msg"].(string), "only avail on stopped instances") {
-		t.Errorf("running: %v", got)
+	refused := c.want(400, "PUT", path, `{"command": "ls -l"}`)["msg"].(string)
+	if !strings.Contains(refused, "only avail on stopped instances") {
+		t.Errorf("running: %s", refused)
 	}
 	c.want(200, "PUT", instancePath(id), `{"state": "stopped"}`)
 	for _, command := range []string{"cat /etc/passwd", "", "rm " + strings.Repeat("x", 510)} {
@@ -768,6 +790,8 @@ func TestScopes(t *testing.T) {
 			t.Errorf("%v: %v", request, got)
 		}
 	}
+	newClient(t, a).want(200, "GET", "/api/v0/gpu_names/unique/", "")
+	newClient(t, a).want(200, "GET", "/api/v0/users/current", "")
 	user := newClient(t, a).want(200, "GET", "/api/v0/users/current/", "")
 	if user["email"] != "someone@example.com" || user["api_key"] != nil {
 		t.Errorf("user %v", user)
@@ -803,7 +827,8 @@ func TestRateLimits(t *testing.T) {
 	a = simtest.Start(t, sim.Options{Pace: 1000, Shapes: sim.Shapes{ThrottleJSON: true}})
 	c = newClient(t, a)
 	c.want(404, "DELETE", instancePath(9), "{}")
-	if got := c.want(429, "DELETE", instancePath(9), "{}"); got["detail"] != "API requests too frequent endpoint threshold=3.0" {
+	got := c.want(429, "DELETE", instancePath(9), "{}")
+	if got["detail"] != "API requests too frequent endpoint threshold=3.0" {
 		t.Errorf("as JSON: %v", got)
 	}
 }

@@ -132,15 +132,13 @@ func (c *call) empty() bool {
 	return len(c.body) == 0 || c.decode(&none)
 }
 
-func invalidID() reply { return refuse(http.StatusBadRequest, "invalid_id", "Invalid instance id.") }
-
 func (a *Account) rebootInstance(c *call) reply {
 	if !c.empty() {
 		return refuse(http.StatusBadRequest, "invalid_args", "Invalid request parameters")
 	}
 	row := a.live(c)
 	if row == nil {
-		return invalidID()
+		return refuse(http.StatusBadRequest, "invalid_args", "invalid instance_id")
 	}
 	a.walk(row, "running", "rebooting")
 	c.after = append(c.after, func() { a.changed(row.ID, Rebooted) })
@@ -153,7 +151,7 @@ func (a *Account) recycleInstance(c *call) reply {
 	}
 	row := a.live(c)
 	if row == nil {
-		return invalidID()
+		return refuse(http.StatusBadRequest, "invalid_id", "Invalid instance id.")
 	}
 	c.after = append(c.after, a.recycle(row)...)
 	return success("")
@@ -168,6 +166,11 @@ func (a *Account) currentUser(*call) reply {
 		"id": userID, "key_id": 77, "email": "someone@example.com", "balance": 0.0, "credit": 12.5,
 		"ssh_key": strings.TrimSpace(first), "sid": "simulated", "tfa_enabled": false,
 	})
+}
+
+// gpuNames is a catalogue that the official tool reads at its start.
+func (a *Account) gpuNames(*call) reply {
+	return ok(jsonObject{"gpu_names": []string{"A100 SXM4", "H100 SXM", "RTX 3090", "RTX 4090"}})
 }
 
 // userID is the account's number.

@@ -31,6 +31,7 @@ const (
 	UpdateAccountKeyEndpoint Endpoint = "PUT /api/v0/ssh/{key}/"
 	DeleteAccountKeyEndpoint Endpoint = "DELETE /api/v0/ssh/{key}/"
 	CurrentUserEndpoint      Endpoint = "GET /api/v0/users/current/"
+	GPUNamesEndpoint         Endpoint = "GET /api/v0/gpu_names/unique/"
 )
 
 // Request is a line of the ledger. It never holds a key.

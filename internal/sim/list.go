@@ -67,7 +67,8 @@ func (a *Account) list(c *call) reply {
 	if token := c.query.Get("after_token"); token != "" {
 		after, err := order.parseToken(token)
 		if err != nil {
-			return reply{status: http.StatusBadRequest, value: jsonObject{"error": "invalid_token", "msg": "Invalid after_token"}}
+			value := jsonObject{"error": "invalid_token", "msg": "Invalid after_token"}
+			return reply{status: http.StatusBadRequest, value: value}
 		}
 		rows = slices.DeleteFunc(rows, func(row *instance) bool { return order.compare(place(row), after) <= 0 })
 	}

@@ -25,31 +25,40 @@ type route struct {
 	interval time.Duration
 	query    []string
 	// open needs no key.
-	open  bool
-	serve func(*Account, *call) reply
+	open bool
+	// slashless may be called without the slash at the end too.
+	slashless bool
+	serve     func(*Account, *call) reply
 }
 
-// The intervals of request_logs, attach and the reads of keys are not documented; 1 s is what most endpoints have.
+const second = time.Second
+
+// The intervals of request_logs, attach and the reads of keys are not documented; one second is what most endpoints
+// have. Of the two paths without a slash at the end, one is written so in the reference, one in the official tool.
 var routes = []route{
-	{endpoint: OldListEndpoint, scope: InstanceRead, interval: time.Second, query: []string{"owner"}, serve: (*Account).oldList},
-	{endpoint: ListEndpoint, scope: InstanceRead, interval: time.Second, query: listQuery, serve: (*Account).list},
-	{endpoint: ShowEndpoint, scope: InstanceRead, interval: 2 * time.Second, query: []string{"owner"}, serve: (*Account).show},
-	{endpoint: ManageEndpoint, scope: InstanceWrite, interval: time.Second, serve: (*Account).manage},
-	{endpoint: DestroyEndpoint, scope: InstanceWrite, interval: 3 * time.Second, serve: (*Account).destroy},
-	{endpoint: RebootEndpoint, scope: InstanceWrite, interval: time.Second, serve: (*Account).rebootInstance},
-	{endpoint: RecycleEndpoint, scope: InstanceWrite, interval: time.Second, serve: (*Account).recycleInstance},
-	{endpoint: ExecuteEndpoint, scope: InstanceWrite, interval: 1500 * time.Millisecond, serve: (*Account).execute},
-	{endpoint: LogsEndpoint, scope: InstanceRead, interval: time.Second, serve: (*Account).requestLogs},
+	{endpoint: OldListEndpoint, scope: InstanceRead, interval: second, query: ownerQuery, serve: (*Account).oldList},
+	{endpoint: ListEndpoint, scope: InstanceRead, interval: second, query: listQuery, serve: (*Account).list},
+	{endpoint: ShowEndpoint, scope: InstanceRead, interval: 2 * second, query: ownerQuery, serve: (*Account).show},
+	{endpoint: ManageEndpoint, scope: InstanceWrite, interval: second, serve: (*Account).manage},
+	{endpoint: DestroyEndpoint, scope: InstanceWrite, interval: 3 * second, serve: (*Account).destroy},
+	{endpoint: RebootEndpoint, scope: InstanceWrite, interval: second, serve: (*Account).rebootInstance},
+	{endpoint: RecycleEndpoint, scope: InstanceWrite, interval: second, serve: (*Account).recycleInstance},
+	{endpoint: ExecuteEndpoint, scope: InstanceWrite, interval: 3 * second / 2, serve: (*Account).execute},
+	{endpoint: LogsEndpoint, scope: InstanceRead, interval: second, slashless: true, serve: (*Account).requestLogs},
 	{endpoint: ResultEndpoint, open: true, serve: (*Account).result},
-	{endpoint: KeysEndpoint, scope: InstanceRead, interval: time.Second, serve: (*Account).listInstanceKeys},
-	{endpoint: AttachEndpoint, scope: InstanceWrite, interval: time.Second, serve: (*Account).attach},
-	{endpoint: DetachEndpoint, scope: InstanceWrite, interval: 2 * time.Second, serve: (*Account).detach},
-	{endpoint: AccountKeysEndpoint, scope: UserRead, interval: time.Second, serve: (*Account).listAccountKeys},
-	{endpoint: AddAccountKeyEndpoint, scope: UserWrite, interval: time.Second, serve: (*Account).addAccountKey},
-	{endpoint: UpdateAccountKeyEndpoint, scope: UserWrite, interval: time.Second, serve: (*Account).updateAccountKey},
-	{endpoint: DeleteAccountKeyEndpoint, scope: UserWrite, interval: time.Second, serve: (*Account).deleteAccountKey},
-	{endpoint: CurrentUserEndpoint, scope: UserRead, interval: time.Second, serve: (*Account).currentUser},
+	{endpoint: KeysEndpoint, scope: InstanceRead, interval: second, serve: (*Account).listInstanceKeys},
+	{endpoint: AttachEndpoint, scope: InstanceWrite, interval: second, serve: (*Account).attach},
+	{endpoint: DetachEndpoint, scope: InstanceWrite, interval: 2 * second, serve: (*Account).detach},
+	{endpoint: AccountKeysEndpoint, scope: UserRead, interval: second, serve: (*Account).listAccountKeys},
+	{endpoint: AddAccountKeyEndpoint, scope: UserWrite, interval: second, serve: (*Account).addAccountKey},
+	{endpoint: UpdateAccountKeyEndpoint, scope: UserWrite, interval: second, serve: (*Account).updateAccountKey},
+	{endpoint: DeleteAccountKeyEndpoint, scope: UserWrite, interval: second, serve: (*Account).deleteAccountKey},
+	{endpoint: CurrentUserEndpoint, scope: UserRead, interval: second, slashless: true, serve: (*Account).currentUser},
+	{endpoint: GPUNamesEndpoint, open: true, serve: (*Account).gpuNames},
 }
+
+// ownerQuery is the parameter that the official tool adds.
+var ownerQuery = []string{"owner"}
 
 // call is a request on its way through an endpoint.
 type call struct {
@@ -192,8 +201,7 @@ func find(method, path string) (_ *route, vars map[string]string, known bool) {
 	for i := range routes {
 		m, pattern, _ := strings.Cut(string(routes[i].endpoint), " ")
 		vars, fits := match(pattern, path)
-		if !fits && routes[i].endpoint == LogsEndpoint {
-			// The reference writes this one path without the slash at the end.
+		if !fits && routes[i].slashless {
 			vars, fits = match(strings.TrimSuffix(pattern, "/"), path)
 		}
 		if fits && m == method {
@@ -265,7 +273,8 @@ func (a *Account) answer(c *call, w http.ResponseWriter, methodKnown bool) reply
 			return refuse(status, "auth_error", "Invalid user key")
 		}
 		if len(c.key.Scopes) > 0 && !slices.Contains(c.key.Scopes, c.route.scope) {
-			return refuse(http.StatusForbidden, "not_authorized", "Your API key does not have the permission "+string(c.route.scope)+".")
+			msg := "Your API key does not have the permission " + string(c.route.scope) + "."
+			return refuse(http.StatusForbidden, "not_authorized", msg)
 		}
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, c.Body, maxBody))

@@ -416,9 +416,10 @@ func variableName(text string) (name, rest string) {
 	if strings.HasPrefix(text, "?") {
 		return "?", text[1:]
 	}
-	n := 0
-	for n < len(text) && (text[n] == '_' || 'A' <= text[n]&^0x20 && text[n]&^0x20 <= 'Z' || n > 0 && '0' <= text[n] && text[n] <= '9') {
-		n++
+	const letters = "_ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+	if text == "" || strings.IndexByte(letters, text[0]) < 0 {
+		return "", text
 	}
-	return text[:n], text[n:]
+	rest = strings.TrimLeft(text, letters+"0123456789")
+	return text[:len(text)-len(rest)], rest
 }

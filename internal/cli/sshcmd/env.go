@@ -24,6 +24,9 @@ type Env struct {
 	Getenv                func(string) string
 	Version               string
 
+	// quiet is set where stderr may be part of an SSH stream: warnings are left out.
+	quiet bool
+
 	once sync.Once
 	dirs config.Dirs
 	cfg  *config.Config
@@ -51,7 +54,7 @@ func (e *Env) api() (*vast.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	if key.Warning != "" {
+	if key.Warning != "" && !e.quiet {
 		voice.Warn(e.Stderr, "%s", key.Warning)
 	}
 	return vast.New(vast.Config{

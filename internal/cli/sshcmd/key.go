@@ -198,20 +198,20 @@ func attachKey(ctx context.Context, env *Env, name string) error {
 	if err != nil {
 		return err
 	}
+	api, err := env.api()
+	if err != nil {
+		return err
+	}
 	id, label, err := resolve.ParseName(name)
 	if err != nil {
 		return err
 	}
 	if label != "" {
-		in, err := lookUp(ctx, env, name)
+		in, err := lookUp(ctx, api, name)
 		if err != nil {
 			return err
 		}
 		id = in.ID
-	}
-	api, err := env.api()
-	if err != nil {
-		return err
 	}
 	already, err := api.AttachKey(ctx, id, authorizedLine(key))
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"time"
 
@@ -49,6 +50,9 @@ func login(ctx context.Context, env *Env, args []string) error {
 		return err
 	}
 	name := known.Name(target.ID)
+	if args[0] == dest.name && !hostName.MatchString(dest.name) {
+		args = append([]string{name}, args[1:]...) // a label that ssh does not take for a host name
+	}
 	argv := append([]string{ssh, "-F", dirs.LoginConfig(), "-o", "HostName=" + name, "-o", "HostKeyAlias=" + name}, args...)
 	environ := os.Environ()
 	if dest.verbose {
@@ -59,6 +63,9 @@ func login(ctx context.Context, env *Env, args []string) error {
 	}
 	return nil
 }
+
+// hostName is what every ssh takes for a host name. Since OpenSSH 9.6 names with a shell's characters are refused.
+var hostName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
 // prepare resolves the instance and brings up what a connection to it needs.
 func prepare(ctx context.Context, env *Env, dest dest) (resolve.Target, error) {

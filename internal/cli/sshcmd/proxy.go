@@ -41,6 +41,7 @@ func runProxy(ctx context.Context, env *Env, name string) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	signal.Ignore(syscall.SIGPIPE)
+	env.quiet = true
 
 	conn, target, err := connect(ctx, env, name, tracer(env))
 	if err == nil {

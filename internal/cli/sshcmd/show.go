@@ -36,7 +36,11 @@ func showCommand(env *Env) *cli.Command {
 			if err != nil {
 				return err
 			}
-			in, err := lookUp(c.Context, env, name)
+			api, err := env.api()
+			if err != nil {
+				return err
+			}
+			in, err := lookUp(c.Context, api, name)
 			if err != nil {
 				return err
 			}
@@ -53,12 +57,8 @@ func showCommand(env *Env) *cli.Command {
 }
 
 // lookUp asks the API about an instance, running or not.
-func lookUp(ctx context.Context, env *Env, name string) (vast.Instance, error) {
+func lookUp(ctx context.Context, api *vast.Client, name string) (vast.Instance, error) {
 	id, label, err := resolve.ParseName(name)
-	if err != nil {
-		return vast.Instance{}, err
-	}
-	api, err := env.api()
 	if err != nil {
 		return vast.Instance{}, err
 	}

@@ -40,7 +40,8 @@ func TestCheck(t *testing.T) {
 	a.Fault(sim.Fault{Endpoint: sim.ShowEndpoint, Times: 2, Drop: true})
 	r := &recorder{TB: t}
 	Check(r, a)
-	if len(r.errors) != 2 || !strings.Contains(r.errors[0], "/api/v0/nothing/") || !strings.Contains(r.errors[1], "2 times") {
+	all := strings.Join(r.errors, "\n")
+	if len(r.errors) != 2 || !strings.Contains(all, "/api/v0/nothing/") || !strings.Contains(all, "2 times") {
 		t.Errorf("got %q", r.errors)
 	}
 }
