@@ -390,6 +390,12 @@ var refusalCases = []refusalCase{
 		}
 		return nil
 	}, nothing},
+	{KeyUnavailable, "at the key exchange", func(t *testing.T, e *env) *session {
+		e.keys.signerErr = errors.New("locked")
+		s := e.session()
+		refuseWitness(e, s.witness())
+		return s
+	}, both},
 	{KeyUnavailable, "at the request", func(t *testing.T, e *env) *session {
 		s := e.witnessed()
 		e.keys.publicErr = errors.New("no such file")
