@@ -352,6 +352,14 @@ var refusalCases = []refusalCase{
 		c.want(msgFailure, signRequest(e.keyBlob(), e.login(s)))
 		return s
 	}, hostOnly},
+	{AlreadySigned, "for another session on the same connection", func(t *testing.T, e *env) *session {
+		s := e.witnessed()
+		c := e.connect()
+		c.want(msgSuccess, bindRequest(s, 0))
+		c.want(msgSignResponse, signRequest(e.keyBlob(), e.login(s)))
+		c.want(msgFailure, signRequest(e.keyBlob(), e.login(e.witnessed())))
+		return s
+	}, hostOnly},
 	{AlreadySigned, "though witnessed again", func(t *testing.T, e *env) *session {
 		s := e.witnessed()
 		e.connect().want(msgSignResponse, signRequest(e.keyBlob(), e.login(s)))

@@ -238,7 +238,11 @@ func TestPartialMessageTimesOut(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				e := newEnv(t)
 				c := e.connect()
-				time.Sleep(24 * time.Hour) // a connection may be silent for as long as it likes
+				for range 2 { // between messages a connection may be silent for as long as it likes
+					time.Sleep(24 * time.Hour)
+					c.want(msgIdentitiesAnswer, []byte{msgRequestIdentities})
+				}
+				time.Sleep(24 * time.Hour)
 				began := time.Now()
 				c.Write(start)
 				<-c.done

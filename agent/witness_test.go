@@ -160,6 +160,9 @@ func TestWitnessExpires(t *testing.T) {
 		mu.Lock()
 		now = now.Add(test.age)
 		mu.Unlock()
+		if live := e.agent.witnesses.live(); live != 1 && test.age < life || live != 0 && test.age >= life {
+			t.Errorf("after %v: %d live", test.age, live)
+		}
 		e.connect().want(test.want, signRequest(e.keyBlob(), e.login(s)))
 		if test.want == msgFailure {
 			if got := e.lastRefusal().Reason; got != string(NoWitness) {
@@ -272,4 +275,22 @@ func TestDrainAfterAVanishedClient(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestWitnessExpiresDuringTheCheck lets the end of the witness's life come while its signature is verified.
+func TestWitnessExpiresDuringTheCheck(t *testing.T) {
+	const life = time.Second
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	clock := []time.Time{start, start, start.Add(life - 1), start.Add(life)} // two for add, two for take
+	ws := newWitnesses(life, func() time.Time {
+		now := clock[0]
+		clock = clock[1:]
+		return now
+	})
+	if err := ws.add(t.Context(), &witness{hostKey: anyKey{}}); err != nil {
+		t.Fatal(err)
+	}
+	if w, already := ws.take(make([]byte, 32)); w != nil || already {
+		t.Errorf("got %v, %v from a witness that has expired", w, already)
+	}
 }

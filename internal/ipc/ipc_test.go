@@ -284,7 +284,7 @@ func message(body string) []byte {
 
 // TestBadRequests sends what no client sends. Where an answer is owed it is an error, else the connection ends.
 func TestBadRequests(t *testing.T) {
-	huge := `{"op":"` + strings.Repeat(`\u0001`, MaxMessage/8) + `"}`
+	huge := `{"op":"` + strings.Repeat("\x7f", MaxMessage-100) + `"}`
 	tests := []struct {
 		name  string
 		input []byte
@@ -304,7 +304,7 @@ func TestBadRequests(t *testing.T) {
 		{"unknown", message(`{"op":"sign\u001b"}`), `unknown request "sign\x1b"`},
 		{"in capitals", message(`{"op":"STOP"}`), `unknown request "STOP"`},
 		{"a witness without one", message(`{"op":"witness"}`), `unknown request "witness"`},
-		{"huge", message(huge), `unknown request "\x01`},
+		{"huge", message(huge), `unknown request "\x7f`},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -369,8 +369,8 @@ func TestFailedClientIsClosed(t *testing.T) {
 			t.Fatalf("got %v", err)
 		}
 		close(release)
-		if err := c.Witness(t.Context(), testWitness); err == nil {
-			t.Error("the reply to the first request answered the second")
+		if err := c.Witness(t.Context(), testWitness); !errors.Is(err, io.ErrClosedPipe) {
+			t.Errorf("the client goes on after a request that has no reply yet: %v", err)
 		}
 		<-c.done
 	})
@@ -442,6 +442,19 @@ func TestSlowPeers(t *testing.T) {
 	})
 }
 
+// TestSlowHandlerLeavesTimeForItsReply counts the time for the reply from its start.
+func TestSlowHandlerLeavesTimeForItsReply(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := serve(t, &fakeHandler{status: func(context.Context) Status { time.Sleep(Timeout / 4); return Status{} }})
+		began := time.Now()
+		c.conn.Write(message(`{"op":"status"}`))
+		<-c.done
+		if took := time.Since(began); took != Timeout+Timeout/4 {
+			t.Errorf("the reply was held for %v", took)
+		}
+	})
+}
+
 // TestHandlerIsBounded gives a handler that waits for ever the time that leaves its reply a chance.
 func TestHandlerIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -509,7 +522,11 @@ func TestStopWaits(t *testing.T) {
 					t.Fatalf("Stop returned %v before the agent ended", <-stopped)
 				}
 				test.end(c, cancel)
+				ended := time.Now()
 				err := <-stopped
+				if took := time.Since(ended); took != 0 {
+					t.Errorf("Stop returned %v late", took)
+				}
 				if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
 					t.Errorf("got %v", err)
 				}

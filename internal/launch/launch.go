@@ -80,8 +80,8 @@ func Ensure(ctx context.Context, a Agent) error {
 		return nil
 	}
 	// One that was started by other means at this moment may have won.
-	if ok, err := a.await(ctx); ok || err != nil {
-		return err
+	if a.await(ctx) {
+		return nil
 	}
 	if report = strings.TrimSpace(report); report == "" {
 		report = "it ended without a word"
@@ -105,21 +105,20 @@ func answers(ctx context.Context, socket string) (bool, error) {
 // awaitOther is how long an agent that somebody else is starting gets to open its sockets.
 const awaitOther = 2 * time.Second
 
-func (a Agent) await(ctx context.Context) (bool, error) {
+// await tells whether one answers in that time. Why not is told by the one that we started.
+func (a Agent) await(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, awaitOther)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if ok, err := answers(ctx, a.ControlSocket); ok {
-			return true, nil
-		} else if err != nil && ctx.Err() == nil {
-			return false, err
+		if ok, _ := answers(ctx, a.ControlSocket); ok {
+			return true
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return false, nil
+			return false
 		}
 	}
 }

@@ -244,7 +244,7 @@ func TestWitnessRefused(t *testing.T) {
 			refuse := func(context.Context, ipc.Witness) error { return cause }
 			check := func(err error) {
 				t.Helper()
-				wantAs[*WitnessError](t, err)
+				wantText(t, errors.New(wantAs[*WitnessError](t, err).Hint()), "vast-agent status")
 				wantIs(t, err, cause)
 				wantText(t, err, "agent")
 			}
@@ -426,6 +426,7 @@ func TestServerGoesAway(t *testing.T) {
 					got, err := relayed(t, open(t, cfg), h.FromClient)
 					e := wantAs[*HandshakeError](t, err)
 					wantText(t, err, "direct "+s.addr(), "the server closed the connection")
+					wantIs(t, err, e.Err)
 					wantText(t, errors.New(e.Hint()), "vast-ssh show 1234567")
 					if len(got) > h.reply || !bytes.HasPrefix(h.FromServer, got) {
 						t.Errorf("the client got %d bytes, and the reply begins at %d", len(got), h.reply)
@@ -433,6 +434,31 @@ func TestServerGoesAway(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A client that only writes learns of it too, by the same reason.
+func TestServerGoesAwayBeforeWrite(t *testing.T) {
+	checkLeaks(t)
+	h := handshakeNamed(t, "openssh-curve25519-sha256")
+	reset := make(chan struct{})
+	s := serve(t, func(c *net.TCPConn) {
+		io.WriteString(c, ident)
+		c.Read(make([]byte, 1))
+		c.SetLinger(0)
+		c.Close()
+		close(reset)
+	})
+	c := open(t, testConfig(pinned(t, h.key), endpoint(t, resolve.Direct, s.addr())))
+	if _, err := c.Write(h.FromClient[:1]); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the reset", reset)
+	n, err := c.Write(h.FromClient[1:])
+	e := wantAs[*HandshakeError](t, err)
+	wantText(t, err, "the server closed the connection")
+	if _, again := c.Read(make([]byte, 1)); n != 0 || again != error(e) {
+		t.Errorf("%d bytes were taken, and Read gives %v", n, again)
 	}
 }
 
@@ -522,12 +548,23 @@ func TestNoTimeoutAfterTheHandshake(t *testing.T) {
 		t.Fatal(err)
 	}
 	cancel() // of Open: it ends the handshake, which is over
-	time.AfterFunc(time.Until(c.opened.Add(cfg.HandshakeTimeout)), func() { close(expired) })
+	time.AfterFunc(time.Until(c.opened.Add(cfg.HandshakeTimeout+100*time.Millisecond)), func() { close(expired) })
 	buf := make([]byte, 10)
 	if _, err := io.ReadFull(c, buf); err != nil || string(buf) != "still here" {
 		t.Errorf("got %q and %v", buf, err)
 	}
 	if _, err := io.WriteString(c, "here too"); err != nil {
+		t.Error(err)
+	}
+	// From here on deadlines are the client's own.
+	c.SetReadDeadline(time.Unix(1, 0))
+	_, err = c.Read(buf)
+	wantIs(t, err, os.ErrDeadlineExceeded)
+	c.SetWriteDeadline(time.Unix(1, 0))
+	_, err = c.Write(buf)
+	wantIs(t, err, os.ErrDeadlineExceeded)
+	c.SetDeadline(time.Time{})
+	if _, err := c.Write(buf); err != nil {
 		t.Error(err)
 	}
 }

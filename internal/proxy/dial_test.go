@@ -106,6 +106,7 @@ func TestDialGoesOnAtOnce(t *testing.T) {
 			}
 			wantText(t, err, "direct "+bad, "gateway ", "connection refused")
 			wantIs(t, unreachable.Attempts[1].Err, syscall.ECONNREFUSED)
+			wantIs(t, err, syscall.ECONNREFUSED)
 			if strings.ContainsAny(err.Error(), "\x00\x1b\r\n") {
 				t.Errorf("the peer's text is not quoted: %q", err)
 			}

@@ -721,7 +721,7 @@ func TestLogThatNeverComes(t *testing.T) {
 
 func TestExecute(t *testing.T) {
 	var ran []string
-	a := simtest.Start(t, sim.Options{OnCommand: func(_ uint64, command string) string {
+	a := simtest.Start(t, sim.Options{BootReads: 1, OnCommand: func(_ uint64, command string) string {
 		ran = append(ran, command)
 		return "total 0\n"
 	}})
@@ -733,6 +733,9 @@ func TestExecute(t *testing.T) {
 		t.Errorf("running: %s", refused)
 	}
 	c.want(200, "PUT", instancePath(id), `{"state": "stopped"}`)
+	// The contract has stopped, the container has not yet.
+	c.want(400, "PUT", path, `{"command": "ls -l"}`)
+	c.show(id)
 	for _, command := range []string{"cat /etc/passwd", "", "rm " + strings.Repeat("x", 510)} {
 		if got := c.want(400, "PUT", path, encode(t, object{"command": command})); got["error"] != "invalid_args" {
 			t.Errorf("%.20s: %v", command, got)

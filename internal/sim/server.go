@@ -142,6 +142,9 @@ func (a *Account) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		entry.Endpoint = c.route.endpoint
 	}
 	c.key, entry.Bearer = a.authenticate(c)
+	// Read before any wait: the server notices only after the body that a client went away.
+	var cut error
+	c.body, cut = io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 
 	fault := a.takeFault(r, entry.Endpoint)
 	entry.Fault = fault != nil && !fault.passes()
@@ -151,7 +154,7 @@ func (a *Account) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	var answer reply
 	if !entry.Fault || fault.Late {
-		answer = a.answer(c, w, methodKnown)
+		answer = a.answer(c, methodKnown, cut)
 		entry.Unexpected = c.unexpected
 		runAll(c.after)
 	}
@@ -254,8 +257,8 @@ func (a *Account) authenticate(c *call) (key *Key, bearer bool) {
 	return nil, false
 }
 
-// answer answers a request that met no fault.
-func (a *Account) answer(c *call, w http.ResponseWriter, methodKnown bool) reply {
+// answer answers a request that met no fault. The error cut is that of reading its body.
+func (a *Account) answer(c *call, methodKnown bool, cut error) reply {
 	if c.route == nil {
 		c.unexpected = "an unknown path"
 		if methodKnown {
@@ -277,12 +280,10 @@ func (a *Account) answer(c *call, w http.ResponseWriter, methodKnown bool) reply
 			return refuse(http.StatusForbidden, "not_authorized", msg)
 		}
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, c.Body, maxBody))
-	if err != nil {
+	if cut != nil {
 		c.unexpected = "a body that is too long or was cut"
 		return refuse(http.StatusRequestEntityTooLarge, "invalid_args", "Request body too large.")
 	}
-	c.body = body
 	if reason := c.checkQuery(); reason != "" {
 		c.unexpected = reason
 		return refuse(http.StatusBadRequest, "invalid_request", "Invalid request parameters")

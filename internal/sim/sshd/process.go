@@ -45,9 +45,9 @@ func startProcess(cmd *exec.Cmd) (*process, error) {
 // kill ends the server and all that its sessions started, and nothing else: the children of its children, and
 // the processes that carry its mark in their environment.
 //
-// Every connection is a session and a process group of its own, so no one signal reaches them all. The listening
-// process is stopped first, so that it starts no more of them, and it goes last, so that they keep their parent
-// and can be told.
+// Every connection is a session and a process group of its own, so no one signal reaches them all. And whoever is
+// killed while it starts another process leaves that one without a parent to be known by. So the family is stopped
+// first, from the listening process on, until nobody in it can start anything; then it is killed.
 func (p *process) kill(mark string) error {
 	root := p.cmd.Process.Pid
 	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
@@ -55,24 +55,12 @@ func (p *process) kill(mark string) error {
 		root = noProcess
 	}
 	deadline := time.Now().Add(killTimeout)
-	var err error
-	for {
-		var victims []int
-		if victims, err = family(root, mark); err != nil || len(victims) == 0 {
-			break
-		}
-		if time.Now().After(deadline) {
-			err = fmt.Errorf("processes %v of a session do not end", victims)
-			break
-		}
-		for _, pid := range victims {
-			syscall.Kill(pid, syscall.SIGKILL)
-		}
-		// There is no event for the end of another process's child.
-		time.Sleep(time.Millisecond)
+	members, err := freeze(root, mark, deadline)
+	for _, m := range members {
+		syscall.Kill(m.pid, syscall.SIGKILL)
 	}
 	p.cmd.Process.Kill()
-	timeout := time.NewTimer(killTimeout)
+	timeout := time.NewTimer(time.Until(deadline))
 	defer timeout.Stop()
 	for _, end := range []<-chan struct{}{p.done, p.drained} {
 		select {
@@ -81,7 +69,51 @@ func (p *process) kill(mark string) error {
 			return errors.Join(err, errors.New("sshd was killed and something of it still holds its stderr"))
 		}
 	}
-	return err
+	return errors.Join(err, gone(members, deadline))
+}
+
+// poll is how often other processes are looked at: there is no event for what happens to one that is not a child.
+const poll = time.Millisecond
+
+// freeze stops the living descendants of root and the processes that carry the mark, and returns them.
+func freeze(root int, mark string, deadline time.Time) ([]row, error) {
+	for {
+		members, err := family(root, mark)
+		if err != nil {
+			return members, err
+		}
+		moving := slices.DeleteFunc(slices.Clone(members), func(r row) bool { return r.stopped })
+		if len(moving) == 0 {
+			return members, nil
+		}
+		for _, r := range moving {
+			syscall.Kill(r.pid, syscall.SIGSTOP)
+		}
+		if time.Now().After(deadline) {
+			return members, fmt.Errorf("%d processes of a session do not stop", len(moving))
+		}
+		time.Sleep(poll)
+	}
+}
+
+// gone waits until the killed processes are no more.
+func gone(members []row, deadline time.Time) error {
+	for {
+		rows, err := processes("")
+		if err != nil {
+			return err
+		}
+		left := slices.DeleteFunc(slices.Clone(members), func(m row) bool {
+			return !slices.ContainsFunc(rows, func(r row) bool { return r.pid == m.pid })
+		})
+		if len(left) == 0 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%d processes of a session do not end", len(left))
+		}
+		time.Sleep(poll)
+	}
 }
 
 // noProcess is nobody's parent.
@@ -89,31 +121,26 @@ const noProcess = -1
 
 // row is a process that is not a zombie.
 type row struct {
-	pid, parent int
-	marked      bool
+	pid, parent     int
+	stopped, marked bool
 }
 
 // family returns the living descendants of root, without root, and the processes that carry the mark.
-func family(root int, mark string) ([]int, error) {
+func family(root int, mark string) ([]row, error) {
 	rows, err := processes(mark)
 	if err != nil {
 		return nil, err
 	}
-	var members []int
-	parents := []int{root}
-	for len(parents) > 0 {
-		parent := parents[0]
-		parents = parents[1:]
+	in := map[int]bool{root: true}
+	var members []row
+	for grown := true; grown; {
+		grown = false
 		for _, r := range rows {
-			if r.parent == parent && r.pid != root && !slices.Contains(members, r.pid) {
-				members = append(members, r.pid)
-				parents = append(parents, r.pid)
+			if !in[r.pid] && (in[r.parent] || r.marked) {
+				in[r.pid] = true
+				members = append(members, r)
+				grown = true
 			}
-		}
-	}
-	for _, r := range rows {
-		if r.marked && !slices.Contains(members, r.pid) {
-			members = append(members, r.pid)
 		}
 	}
 	return members, nil

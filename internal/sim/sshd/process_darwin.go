@@ -8,8 +8,11 @@ import (
 
 func dieWithParent() *syscall.SysProcAttr { return nil }
 
-// szomb is SZOMB of <sys/proc.h>: ended and not waited for.
-const szomb = 5
+// States of <sys/proc.h>: stopped, and ended but not waited for.
+const (
+	sstop = 4
+	szomb = 5
+)
 
 // processes lists the processes of this machine. The environments are not looked at: a process that left its
 // session is not found here.
@@ -21,7 +24,7 @@ func processes(string) ([]row, error) {
 	var rows []row
 	for _, p := range all {
 		if p.Proc.P_stat != szomb {
-			rows = append(rows, row{pid: int(p.Proc.P_pid), parent: int(p.Eproc.Ppid)})
+			rows = append(rows, row{pid: int(p.Proc.P_pid), parent: int(p.Eproc.Ppid), stopped: p.Proc.P_stat == sstop})
 		}
 	}
 	return rows, nil

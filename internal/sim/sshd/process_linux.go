@@ -40,7 +40,10 @@ func processes(mark string) ([]row, error) {
 		// Other users' environments cannot be read, and are not ours.
 		environ, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
 		environ = append([]byte{0}, environ...)
-		rows = append(rows, row{pid: pid, parent: parent, marked: bytes.Contains(environ, want)})
+		rows = append(rows, row{
+			pid: pid, parent: parent,
+			stopped: bytes.ContainsAny(fields[0], "Tt"), marked: bytes.Contains(environ, want),
+		})
 	}
 	return rows, nil
 }

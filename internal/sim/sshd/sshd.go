@@ -53,8 +53,8 @@ type Config struct {
 }
 
 const (
-	startTimeout = 20 * time.Second
-	killTimeout  = 10 * time.Second
+	startTimeout = time.Minute
+	killTimeout  = time.Minute
 	portAttempts = 10
 	maxLog       = 1 << 20
 	// sessionMark is the variable by which the processes of a session are known even after they left their
