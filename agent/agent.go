@@ -3,7 +3,8 @@
 //
 // The proof is the witness. The session id of an SSH connection is the exchange hash H of its first key exchange, and
 // the server proves that it owns its host key K_S by signing H (RFC 4253 section 8). The proxy that relays the
-// connection sees K_S and the signature, and hands both to the agent before the client sees them; it cannot know H.
+// connection sees K_S and the signature; it cannot know H. It hands both to the agent once the client has gone on in
+// cipher, and so has verified the signature over its own H, and before the server sees a byte of that.
 // The client then asks the agent to sign a blob that starts with H. The agent signs only if the witnessed signature
 // verifies over that very H and K_S is pinned for the witnessed instance at that moment. Each witness serves one
 // signature. A client that lies about H gets nothing: no other H verifies.

@@ -31,18 +31,19 @@ type Conn struct {
 	opened   time.Time
 	stop     func() bool
 
-	mu       sync.Mutex // protects the following
-	exchange *wire.Exchange
-	readable []byte // may be read by the client
-	looked   bool   // exchange has looked at what it holds since the client's KEXINIT
-	released bool   // the handshake is over: what the server sends from here on is not looked at
-	err      error  // final, once set
+	mu        sync.Mutex // protects the following
+	exchange  *wire.Exchange
+	readable  []byte      // may be read by the client
+	looked    bool        // exchange has looked at what it holds since the client's KEXINIT
+	reply     *wire.Reply // set once it was judged: what the server sends from here on is not looked at
+	witnessed bool        // the agent has the witness: what the client sends from here on is not looked at
+	err       error       // final, once set
 
 	clientReady chan struct{} // closed when the client's KEXINIT was seen
 	readyOnce   sync.Once
 	closed      chan struct{}
 	closeOnce   sync.Once
-	buf         []byte // of Read, until released
+	buf         []byte // of Read, until the reply was judged
 }
 
 // HostKeyError reports a host key that is not the one of the instance, or could not be checked. None of the server's key
@@ -59,8 +60,8 @@ func (e *HostKeyError) Error() string {
 
 func (e *HostKeyError) Unwrap() error { return e.Err }
 
-// WitnessError reports that the agent did not take the witness, so that the login could not be signed. None of the
-// server's key exchange reply was passed on.
+// WitnessError reports that the agent did not take the witness, so that the login could not be signed. Nothing that the
+// client sent in cipher was passed on.
 type WitnessError struct{ Err error }
 
 func (e *WitnessError) Error() string {
@@ -119,35 +120,86 @@ func (c *Conn) Close() error {
 	return c.tcp.Close()
 }
 
-// Write sends bytes of the client.
+// Write sends bytes of the client: those in cipher only after the agent holds the witness.
+//
+// That is the moment, and not the server's reply, because a server can put any 32 bytes under its signature, such as
+// the session id of a connection of its own with another machine of the user. A client goes on in cipher only when the
+// signature has verified over its own session id, so what is witnessed then can be a proof of nothing else.
 func (c *Conn) Write(p []byte) (int, error) {
-	if err := c.watchClient(p); err != nil {
+	n, err := c.watchClient(p)
+	if err != nil {
 		return 0, err
 	}
-	n, err := c.tcp.Write(p)
+	if n > 0 {
+		if n, err = c.tcp.Write(p[:n]); err != nil {
+			return n, c.broken(err)
+		}
+	}
+	if n == len(p) {
+		return n, nil
+	}
+	if err := c.testify(); err != nil {
+		return n, c.failWith(err)
+	}
+	m, err := c.tcp.Write(p[n:])
 	if err != nil {
 		err = c.broken(err)
 	}
-	return n, err
+	return n + m, err
 }
 
-func (c *Conn) watchClient(p []byte) error {
+// watchClient returns how many bytes of p may be sent before the agent has the witness.
+func (c *Conn) watchClient(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.released || c.err != nil {
-		return c.err
+	if c.err != nil {
+		return 0, c.err
 	}
-	if err := c.exchange.Client(p); err != nil {
-		return c.fail(err)
+	if c.witnessed {
+		return len(p), nil
+	}
+	n, err := c.exchange.Client(p)
+	if err != nil {
+		return 0, c.fail(err)
 	}
 	if c.exchange.ClientReady() {
 		c.readyOnce.Do(func() { close(c.clientReady) })
 	}
+	if c.exchange.ClientDone() && c.reply == nil {
+		return 0, c.fail(errEarly)
+	}
+	return n, nil
+}
+
+// errEarly is for a client that goes on in cipher before it can have read the server's reply.
+var errEarly = errors.New("the client ended the key exchange before the server's reply was passed on")
+
+// testify hands the witness to the agent.
+func (c *Conn) testify() error {
+	c.mu.Lock()
+	reply := c.reply
+	c.mu.Unlock()
+	start := time.Now()
+	ctx, cancel := context.WithTimeout(c.ctx, ipc.Timeout)
+	defer cancel()
+	if err := c.cfg.Witness(ctx, ipc.Witness{
+		Instance:  c.cfg.Instance,
+		HostKey:   reply.HostKey,
+		Signature: reply.Signature,
+		User:      c.cfg.User,
+		Route:     string(c.endpoint.Route),
+	}); err != nil {
+		return &WitnessError{err}
+	}
+	c.cfg.trace(start, "the agent has the witness")
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.witnessed, c.exchange = true, nil
 	return nil
 }
 
 // Read gives bytes of the server: all of them in their order, those of the key exchange reply and behind it only after
-// the host key was checked and witnessed.
+// the host key was found pinned.
 func (c *Conn) Read(p []byte) (int, error) {
 	for {
 		n, direct, wait, err := c.take(p)
@@ -155,7 +207,10 @@ func (c *Conn) Read(p []byte) (int, error) {
 		case err != nil || n > 0 || len(p) == 0:
 			return n, err
 		case direct:
-			return c.tcp.Read(p)
+			if n, err = c.tcp.Read(p); err != nil {
+				err = c.broken(err)
+			}
+			return n, err
 		case wait:
 			if err := c.awaitClient(); err != nil {
 				return 0, c.broken(err)
@@ -187,8 +242,10 @@ func (c *Conn) take(p []byte) (n int, direct, wait bool, err error) {
 	if c.err != nil {
 		return 0, false, false, c.err
 	}
-	wait = !c.released && c.exchange.ServerReady() && !c.looked
-	return 0, c.released, wait, nil
+	if c.reply != nil {
+		return 0, true, false, nil
+	}
+	return 0, false, c.exchange.ServerReady() && !c.looked, nil
 }
 
 func (c *Conn) awaitClient() error {
@@ -227,12 +284,15 @@ func (c *Conn) watchServer(p []byte) error {
 	c.tcp.SetDeadline(time.Time{})
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.err != nil {
+		return c.err
+	}
 	c.readable = append(c.readable, c.exchange.Rest()...)
-	c.released, c.exchange, c.buf = true, nil, nil
+	c.reply, c.buf = reply, nil
 	return nil
 }
 
-// judge checks the host key of the reply against the pins and hands the witness to the agent.
+// judge checks the host key of the reply against the pins.
 func (c *Conn) judge(reply *wire.Reply) error {
 	key, err := ssh.ParsePublicKey(reply.HostKey)
 	// The bytes are what the client will read, so another encoding of a pinned key is another key.
@@ -243,19 +303,6 @@ func (c *Conn) judge(reply *wire.Reply) error {
 		return &HostKeyError{c.cfg.Instance, c.endpoint, err}
 	}
 	c.cfg.trace(c.opened, "host key %s matches its pin (%s)", ssh.FingerprintSHA256(key), reply.Method)
-	start := time.Now()
-	ctx, cancel := context.WithTimeout(c.ctx, ipc.Timeout)
-	defer cancel()
-	if err := c.cfg.Witness(ctx, ipc.Witness{
-		Instance:  c.cfg.Instance,
-		HostKey:   reply.HostKey,
-		Signature: reply.Signature,
-		User:      c.cfg.User,
-		Route:     string(c.endpoint.Route),
-	}); err != nil {
-		return &WitnessError{err}
-	}
-	c.cfg.trace(start, "the agent has the witness")
 	return nil
 }
 
@@ -265,11 +312,15 @@ func (c *Conn) failWith(err error) error {
 	return c.fail(err)
 }
 
-// broken takes an error of the network, which ends the handshake unless that is over.
+// broken takes an error of the network. Until the server's reply was judged it ends the handshake; after that it is an
+// end like any other, unless it comes from a refusal.
 func (c *Conn) broken(err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.released {
+	switch {
+	case c.err != nil:
+		return c.err
+	case c.reply != nil:
 		return err
 	}
 	switch cause := c.ctx.Err(); {
@@ -287,7 +338,7 @@ func (c *Conn) broken(err error) error {
 
 // fail makes the connection useless in both directions, keeping the first reason. mu is held.
 func (c *Conn) fail(err error) error {
-	if c.released {
+	if c.witnessed {
 		return err
 	}
 	if c.err == nil {

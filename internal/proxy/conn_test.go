@@ -113,8 +113,8 @@ func readPieces(w io.Writer, c io.Reader, n int, rnd *rand.Rand) error {
 
 func source(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 0)) }
 
-// Every recorded handshake, cut anywhere in both directions: with the right pin the client gets the server's stream
-// unchanged, and nothing of the reply before the witness was taken.
+// Every recorded handshake, cut anywhere in both directions: with the right pin each side gets the other's stream
+// unchanged, and the server nothing in cipher before the witness was taken.
 func TestRightPin(t *testing.T) {
 	for name, h := range handshakes(t) {
 		t.Run(name, func(t *testing.T) {
@@ -127,41 +127,143 @@ func TestRightPin(t *testing.T) {
 
 func checkRightPin(t *testing.T, h *handshake, seed uint64) {
 	checkLeaks(t)
-	heard := make(chan []byte, 1)
+	var heard, client received
+	all := make(chan struct{})
 	s := serve(t, replay(h, source(seed), func(c *net.TCPConn) {
-		b, _ := io.ReadAll(c)
-		heard <- b
+		io.Copy(&heard, c)
+		close(all)
 	}))
-	var client received
 	var told witnesses
 	cfg := testConfig(pinned(t, h.key), endpoint(t, resolve.Gateway, s.addr()))
 	cfg.Witness = func(ctx context.Context, w ipc.Witness) error {
-		if got := client.bytes(); len(got) > h.reply {
-			t.Errorf("seed %d: the client had %d bytes of the reply before the witness", seed, len(got)-h.reply)
+		if n := len(client.bytes()); n < h.replyEnd {
+			t.Errorf("seed %d: the witness came when the client had %d bytes, and the reply ends at %d", seed, n, h.replyEnd)
+		}
+		if n := len(heard.bytes()); n > h.cipher {
+			t.Errorf("seed %d: the server had %d bytes in cipher before the witness", seed, n-h.cipher)
 		}
 		return told.take(ctx, w)
 	}
 	c := open(t, cfg)
-	said := make(chan struct{})
+	said, replied := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(said)
-		writePieces(c, h.FromClient, source(seed+100))
+		rnd := source(seed + 100)
+		writePieces(c, h.FromClient[:h.newKeys], rnd)
+		<-replied
+		writePieces(c, h.FromClient[h.newKeys:], rnd)
 	}()
-	if err := readPieces(&client, c, len(h.FromServer), source(seed+200)); err != nil {
+	rnd := source(seed + 200)
+	if err := readPieces(&client, c, h.replyEnd, rnd); err != nil {
+		t.Fatalf("seed %d: %v after %d bytes", seed, err, len(client.b))
+	}
+	if n := len(told.all()); n > 0 {
+		t.Errorf("seed %d: %d witnesses before the client has taken the reply", seed, n)
+	}
+	close(replied)
+	if err := readPieces(&client, c, len(h.FromServer)-h.replyEnd, rnd); err != nil {
 		t.Fatalf("seed %d: %v after %d bytes", seed, err, len(client.b))
 	}
 	if !bytes.Equal(client.b, h.FromServer) {
 		t.Fatalf("seed %d: the client got other bytes than the server sent", seed)
 	}
+	await(t, "the end of the writer", said)
 	want := ipc.Witness{Instance: testInstance, HostKey: h.keyBlob, Signature: h.signature, User: "root", Route: "gateway"}
-	if seen := told.all(); len(seen) != 1 || !reflect.DeepEqual(seen[0], want) {
+	switch seen := told.all(); {
+	case h.cipher == len(h.FromClient) && len(seen) == 0: // one recording ends there
+	case len(seen) != 1 || !reflect.DeepEqual(seen[0], want):
 		t.Fatalf("seed %d: witnesses %+v", seed, seen)
 	}
-	await(t, "the end of the writer", said)
 	c.Close()
-	if b := await(t, "the server's reading", heard); !bytes.Equal(b, h.FromClient) {
-		t.Fatalf("seed %d: the server heard %d bytes of %d", seed, len(b), len(h.FromClient))
+	await(t, "the server's reading", all)
+	if !bytes.Equal(heard.bytes(), h.FromClient) {
+		t.Fatalf("seed %d: the server heard %d bytes of %d", seed, len(heard.b), len(h.FromClient))
 	}
+}
+
+// A client that ends the key exchange and goes on no further, as one does whose signature check fails, is no witness.
+func TestNoWitnessBeforeCipher(t *testing.T) {
+	h := handshakeNamed(t, "openssh-curve25519-sha256")
+	for _, end := range []int{h.newKeys, h.newKeys + 5, h.cipher - 1, h.cipher} {
+		checkLeaks(t)
+		var heard received
+		all := make(chan struct{})
+		s := serve(t, replay(h, nil, func(c *net.TCPConn) {
+			io.Copy(&heard, c)
+			close(all)
+		}))
+		cfg := testConfig(pinned(t, h.key), endpoint(t, resolve.Direct, s.addr()))
+		cfg.Witness = func(context.Context, ipc.Witness) error { t.Errorf("a witness was given at %d", end); return nil }
+		c := open(t, cfg)
+		if _, err := c.Write(h.FromClient[:h.newKeys]); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, make([]byte, h.replyEnd)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Write(h.FromClient[h.newKeys:end]); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		await(t, "the server's reading", all)
+		if !bytes.Equal(heard.bytes(), h.FromClient[:end]) {
+			t.Errorf("the server heard %d bytes of %d", len(heard.b), end)
+		}
+	}
+}
+
+// A client that ends the key exchange before it can have read the reply has checked nothing.
+func TestEarlyNewKeys(t *testing.T) {
+	h := handshakeNamed(t, "openssh-curve25519-sha256")
+	newConn := func(t *testing.T, fromServer []byte, trace func(string, time.Duration)) *Conn {
+		checkLeaks(t)
+		s := serve(t, func(c *net.TCPConn) {
+			c.Write(fromServer)
+			drain(c)
+		})
+		cfg := testConfig(pinned(t, h.key), endpoint(t, resolve.Direct, s.addr()))
+		cfg.Trace = trace
+		cfg.Witness = func(context.Context, ipc.Witness) error { t.Error("a witness was given"); return nil }
+		return open(t, cfg)
+	}
+	t.Run("before the reply came", func(t *testing.T) {
+		c := newConn(t, h.FromServer[:h.reply], nil)
+		if _, err := io.ReadFull(c, make([]byte, h.reply)); err != nil {
+			t.Fatal(err)
+		}
+		_, err := c.Write(h.FromClient)
+		if e := wantAs[*wire.ProtocolError](t, err); e.Sender != wire.FromClient {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("while the reply is judged", func(t *testing.T) {
+		judging, goOn := make(chan struct{}), make(chan struct{})
+		c := newConn(t, h.FromServer, func(step string, _ time.Duration) {
+			if strings.Contains(step, "matches its pin") {
+				close(judging)
+				<-goOn
+			}
+		})
+		read := make(chan error, 1)
+		var client received
+		go func() {
+			_, err := io.Copy(&client, c)
+			read <- err
+		}()
+		if _, err := c.Write(h.FromClient[:h.newKeys]); err != nil {
+			t.Fatal(err)
+		}
+		await(t, "the judging", judging)
+		n, err := c.Write(h.FromClient[h.newKeys:])
+		close(goOn)
+		if n != 0 || err != errEarly {
+			t.Errorf("%d bytes were taken, and %v", n, err)
+		}
+		wantIs(t, await(t, "the end of Read", read), errEarly)
+		if n := len(client.bytes()); n > h.reply {
+			t.Errorf("%d bytes of the reply went on", n-h.reply)
+		}
+	})
 }
 
 // With a wrong pin no byte of the reply arrives, however the streams are cut.
@@ -170,7 +272,7 @@ func TestWrongPin(t *testing.T) {
 	for name, h := range handshakes(t) {
 		t.Run(name, func(t *testing.T) {
 			for seed := range uint64(8) {
-				checkRefused(t, h, seed, pinned(t, other), nil, func(err error) {
+				checkRefused(t, h, seed, pinned(t, other), func(err error) {
 					e := wantAs[*HostKeyError](t, err)
 					m := wantAs[*known.MismatchError](t, err)
 					if e.Instance != testInstance || !bytes.Equal(m.Got.Marshal(), h.keyBlob) || len(m.Want) != 1 {
@@ -185,24 +287,18 @@ func TestWrongPin(t *testing.T) {
 
 // checkRefused connects to a replayed server and wants the connection to end with an error that check accepts, the client
 // to have got nothing of the reply, and no witness to have been taken.
-func checkRefused(t *testing.T, h *handshake, seed uint64, pins *known.File, witness func(context.Context, ipc.Witness) error, check func(error)) {
+func checkRefused(t *testing.T, h *handshake, seed uint64, pins *known.File, check func(error)) {
 	t.Helper()
 	checkLeaks(t)
 	gone := make(chan error, 1)
 	s := serve(t, replay(h, source(seed), silent(gone)))
 	cfg := testConfig(pins, endpoint(t, resolve.Direct, s.addr()))
-	cfg.Witness = func(ctx context.Context, w ipc.Witness) error {
-		if witness == nil {
-			t.Error("a witness was given")
-			return nil
-		}
-		return witness(ctx, w)
-	}
+	cfg.Witness = func(context.Context, ipc.Witness) error { t.Error("a witness was given"); return nil }
 	c := open(t, cfg)
 	writer := make(chan struct{})
 	go func() {
 		defer close(writer)
-		writePieces(c, h.FromClient, source(seed+100))
+		writePieces(c, h.FromClient[:h.newKeys], source(seed+100))
 	}()
 	var client received
 	err := readPieces(&client, c, len(h.FromServer)+1, source(seed+200))
@@ -211,7 +307,14 @@ func checkRefused(t *testing.T, h *handshake, seed uint64, pins *known.File, wit
 		t.Fatalf("seed %d: the client got %d bytes, and the reply begins at %d", seed, len(client.b), h.reply)
 	}
 	await(t, "the end of the writer", writer)
-	// It stays so: no later call passes anything or tells another reason.
+	checkUseless(t, c, err)
+	c.Close()
+	checkGone(t, gone)
+}
+
+// checkUseless wants a refused connection to stay so: no later call passes anything or tells another reason.
+func checkUseless(t *testing.T, c *Conn, err error) {
+	t.Helper()
 	for range 3 {
 		if n, again := c.Read(make([]byte, 1<<16)); n != 0 || again != err {
 			t.Fatalf("a later Read gave %d bytes and %v", n, again)
@@ -221,8 +324,6 @@ func checkRefused(t *testing.T, h *handshake, seed uint64, pins *known.File, wit
 		}
 		c.SetDeadline(time.Time{})
 	}
-	c.Close()
-	checkGone(t, gone)
 }
 
 // What the agent says decides, and the reason stays the agent's also when it looks like an error of the network.
@@ -241,25 +342,75 @@ func TestWitnessRefused(t *testing.T) {
 		context.DeadlineExceeded,
 	} {
 		t.Run(cause.Error(), func(t *testing.T) {
-			refuse := func(context.Context, ipc.Witness) error { return cause }
 			check := func(err error) {
 				t.Helper()
 				wantText(t, errors.New(wantAs[*WitnessError](t, err).Hint()), "vast-agent status")
 				wantIs(t, err, cause)
 				wantText(t, err, "agent")
 			}
-			checkRefused(t, h, 1, pinned(t, h.key), refuse, check)
-
-			s := serve(t, replay(h, nil, drain))
-			cfg := testConfig(pinned(t, h.key), endpoint(t, resolve.Direct, s.addr()))
-			cfg.Witness = refuse
-			got, err := relayed(t, open(t, cfg), h.FromClient)
-			check(err)
-			if len(got) > h.reply {
-				t.Errorf("%d bytes of the reply went on", len(got)-h.reply)
+			for seed := range uint64(4) {
+				check(refuseWitness(t, h, seed, cause))
 			}
+			check(refuseWitnessOfRelay(t, h, cause))
 		})
 	}
+}
+
+// witnessRefused replays h to a configuration whose witness is refused, and gives what the server hears in the end.
+func witnessRefused(t *testing.T, h *handshake, seed uint64, cause error) (c *Conn, heard <-chan []byte) {
+	t.Helper()
+	checkLeaks(t)
+	all := make(chan []byte, 1)
+	s := serve(t, replay(h, source(seed), func(c *net.TCPConn) {
+		b, _ := io.ReadAll(c)
+		all <- b
+	}))
+	cfg := testConfig(pinned(t, h.key), endpoint(t, resolve.Direct, s.addr()))
+	cfg.Witness = func(context.Context, ipc.Witness) error { return cause }
+	return open(t, cfg), all
+}
+
+func checkNoCipher(t *testing.T, h *handshake, heard <-chan []byte) {
+	t.Helper()
+	if b := await(t, "the server's reading", heard); len(b) > h.cipher || !bytes.HasPrefix(h.FromClient, b) {
+		t.Errorf("the server heard %d bytes, and the cipher begins at %d", len(b), h.cipher)
+	}
+}
+
+func refuseWitness(t *testing.T, h *handshake, seed uint64, cause error) error {
+	t.Helper()
+	c, heard := witnessRefused(t, h, seed, cause)
+	go writePieces(c, h.FromClient[:h.newKeys], source(seed+100))
+	if _, err := io.ReadFull(c, make([]byte, h.replyEnd)); err != nil {
+		t.Fatal(err)
+	}
+	// A reader that waits learns of it.
+	read := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(io.Discard, c)
+		read <- err
+	}()
+	var err error
+	for b := h.FromClient[h.newKeys:]; len(b) > 0 && err == nil; {
+		var n int
+		n, err = c.Write(b[:1+int(seed)*5%len(b)])
+		b = b[n:]
+	}
+	if got := await(t, "the end of Read", read); got != err {
+		t.Errorf("Write ends with %v and Read with %v", err, got)
+	}
+	checkUseless(t, c, err)
+	c.Close()
+	checkNoCipher(t, h, heard)
+	return err
+}
+
+func refuseWitnessOfRelay(t *testing.T, h *handshake, cause error) error {
+	t.Helper()
+	c, heard := witnessRefused(t, h, 1, cause)
+	_, err := relayed(t, c, h.FromClient[:h.newKeys], h.FromServer[:h.replyEnd], h.FromClient[h.newKeys:])
+	checkNoCipher(t, h, heard)
+	return err
 }
 
 // The witness has a deadline of its own, and the end of Open's context ends it.
@@ -275,18 +426,24 @@ func TestWitnessContext(t *testing.T) {
 		}
 		cancel()
 		<-ctx.Done()
-		return nil // an agent that says yes too late
+		return ctx.Err()
 	}
 	c, err := Open(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	go c.Write(h.FromClient)
-	got, err := io.ReadAll(c)
+	if _, err := c.Write(h.FromClient[:h.newKeys]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(c, make([]byte, h.replyEnd)); err != nil {
+		t.Fatal(err)
+	}
+	n, err := c.Write(h.FromClient[h.newKeys:])
+	wantAs[*WitnessError](t, err)
 	wantIs(t, err, context.Canceled)
-	if len(got) > h.reply {
-		t.Errorf("%d bytes of the reply went on", len(got)-h.reply)
+	if n > h.cipher-h.newKeys {
+		t.Errorf("%d bytes in cipher went on", n-(h.cipher-h.newKeys))
 	}
 }
 
@@ -321,7 +478,7 @@ func TestPinsLost(t *testing.T) {
 			if err := tc.lose(path); err != nil {
 				t.Fatal(err)
 			}
-			go c.Write(h.FromClient)
+			go c.Write(h.FromClient[:h.newKeys])
 			got, err := io.ReadAll(c)
 			wantAs[*HostKeyError](t, err)
 			tc.check(t, err)
@@ -349,7 +506,7 @@ func TestKeyInAnotherEncoding(t *testing.T) {
 	}
 	changed := *h
 	changed.FromServer = h.withKey(blob)
-	checkRefused(t, &changed, 1, pinned(t, h.key), nil, func(err error) { wantAs[*HostKeyError](t, err) })
+	checkRefused(t, &changed, 1, pinned(t, h.key), func(err error) { wantAs[*HostKeyError](t, err) })
 }
 
 // A host key that is no key, with the right type name.
@@ -357,7 +514,7 @@ func TestKeyThatDoesNotParse(t *testing.T) {
 	h := handshakeNamed(t, "openssh-curve25519-sha256")
 	changed := *h
 	changed.FromServer = h.withKey(append(ssh.Marshal(struct{ S string }{h.HostKeyAlgorithm}), 1, 2, 3))
-	checkRefused(t, &changed, 1, pinned(t, h.key), nil, func(err error) { wantAs[*HostKeyError](t, err) })
+	checkRefused(t, &changed, 1, pinned(t, h.key), func(err error) { wantAs[*HostKeyError](t, err) })
 }
 
 // withKey returns the server's stream with another host key in its reply.
@@ -398,7 +555,7 @@ func (h *handshake) clientPhases() map[string]int {
 		"after ident":   ident,
 		"in KEXINIT":    ident + 100,
 		"after KEXINIT": kexinit,
-		"after all":     len(h.FromClient),
+		"after init":    h.newKeys,
 	}
 }
 
@@ -423,7 +580,7 @@ func TestServerGoesAway(t *testing.T) {
 					})
 					cfg := testConfig(pinned(t, h.key), endpoint(t, resolve.Direct, s.addr()))
 					cfg.Witness = func(context.Context, ipc.Witness) error { t.Error("a witness was given"); return nil }
-					got, err := relayed(t, open(t, cfg), h.FromClient)
+					got, err := relayed(t, open(t, cfg), h.FromClient[:h.newKeys], nil, nil)
 					e := wantAs[*HandshakeError](t, err)
 					wantText(t, err, "direct "+s.addr(), "the server closed the connection")
 					wantIs(t, err, e.Err)
@@ -454,7 +611,7 @@ func TestServerGoesAwayBeforeWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, "the reset", reset)
-	n, err := c.Write(h.FromClient[1:])
+	n, err := c.Write(h.FromClient[1:h.newKeys])
 	e := wantAs[*HandshakeError](t, err)
 	wantText(t, err, "the server closed the connection")
 	if _, again := c.Read(make([]byte, 1)); n != 0 || again != error(e) {
@@ -465,7 +622,7 @@ func TestServerGoesAwayBeforeWrite(t *testing.T) {
 // The client goes away in each phase, and the server would wait for ever.
 func TestClientGoesAway(t *testing.T) {
 	h := handshakeNamed(t, "openssh-curve25519-sha256")
-	for _, files := range []string{"pipe", "socketpair"} {
+	for _, files := range kinds {
 		for phase, n := range h.clientPhases() {
 			t.Run(files+" "+phase, func(t *testing.T) {
 				checkLeaks(t)
@@ -487,12 +644,44 @@ func TestClientGoesAway(t *testing.T) {
 	}
 }
 
+// The client goes away when it has the reply: with one it does not like, in NEWKEYS, and in cipher.
+func TestClientGoesAwayAfterTheReply(t *testing.T) {
+	h := handshakeNamed(t, "openssh-curve25519-sha256")
+	for _, files := range kinds {
+		for _, n := range []int{h.newKeys, h.newKeys + 5, h.cipher, h.cipher + 5} {
+			t.Run(fmt.Sprintf("%s at %d", files, n), func(t *testing.T) {
+				checkLeaks(t)
+				gone := make(chan error, 1)
+				s := serve(t, replay(h, nil, silent(gone)))
+				var told witnesses
+				cfg := testConfig(pinned(t, h.key), endpoint(t, resolve.Direct, s.addr()))
+				cfg.Witness = told.take
+				client := newClient(t, files)
+				result := client.relay(t.Context(), open(t, cfg))
+				client.write(t, h.FromClient[:h.newKeys])
+				if _, err := io.ReadFull(client.fromHere, make([]byte, h.replyEnd)); err != nil {
+					t.Fatal(err)
+				}
+				client.write(t, h.FromClient[h.newKeys:n])
+				client.closeIn(t)
+				if err := await(t, "the end of the relay", result); err != nil {
+					t.Errorf("got %v", err)
+				}
+				checkGone(t, gone)
+				if got := len(told.all()); got > 1 || (got == 1) != (n > h.cipher) {
+					t.Errorf("%d witnesses", got)
+				}
+			})
+		}
+	}
+}
+
 // A server, or a client, that stalls.
 func TestHandshakeTimeout(t *testing.T) {
 	h := handshakeNamed(t, "openssh-curve25519-sha256")
 	for phase, n := range h.serverPhases() {
 		t.Run("server "+phase, func(t *testing.T) {
-			stall(t, h.FromServer[:n], h.FromClient)
+			stall(t, h.FromServer[:n], h.FromClient[:h.newKeys])
 		})
 	}
 	for phase, n := range h.clientPhases() {
@@ -514,7 +703,7 @@ func stall(t *testing.T, fromServer, fromClient []byte) {
 	})
 	cfg := testConfig(pinned(t, h.key), endpoint(t, resolve.Direct, s.addr()))
 	cfg.HandshakeTimeout = 50 * time.Millisecond
-	got, err := relayed(t, open(t, cfg), fromClient)
+	got, err := relayed(t, open(t, cfg), fromClient, nil, nil)
 	wantAs[*HandshakeError](t, err)
 	wantText(t, err, "it was not finished in 50ms")
 	if len(got) > h.reply {
@@ -541,10 +730,13 @@ func TestNoTimeoutAfterTheHandshake(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if _, err := c.Write(h.FromClient); err != nil {
+	if _, err := c.Write(h.FromClient[:h.newKeys]); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.ReadFull(c, make([]byte, len(h.FromServer))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Write(h.FromClient[h.newKeys:]); err != nil {
 		t.Fatal(err)
 	}
 	cancel() // of Open: it ends the handshake, which is over
@@ -573,9 +765,9 @@ func TestNoTimeoutAfterTheHandshake(t *testing.T) {
 func TestOpenContextEndsTheHandshake(t *testing.T) {
 	h := handshakeNamed(t, "openssh-curve25519-sha256")
 	for name, tc := range map[string]struct{ server, client int }{
-		"for the server's KEXINIT": {bytes.IndexByte(h.FromServer, '\n') + 1, len(h.FromClient)},
+		"for the server's KEXINIT": {bytes.IndexByte(h.FromServer, '\n') + 1, h.newKeys},
 		"for the client's KEXINIT": {h.reply, 0},
-		"for the reply":            {h.reply, len(h.FromClient)},
+		"for the reply":            {h.reply, h.newKeys},
 	} {
 		t.Run(name, func(t *testing.T) {
 			checkLeaks(t)
@@ -650,12 +842,13 @@ func TestGarbage(t *testing.T) {
 		server, client []byte
 		from           wire.Sender
 	}{
-		"from the server instead of KEXINIT": {slices.Concat([]byte(ident), junk), h.FromClient, wire.FromServer},
-		"from the server behind KEXINIT":     {slices.Concat(init, junk), h.FromClient, wire.FromServer},
-		"a flood from the server":            {slices.Concat([]byte(ident), flood), h.FromClient, wire.FromServer},
+		"from the server instead of KEXINIT": {slices.Concat([]byte(ident), junk), h.FromClient[:h.newKeys], wire.FromServer},
+		"from the server behind KEXINIT":     {slices.Concat(init, junk), h.FromClient[:h.newKeys], wire.FromServer},
+		"a flood from the server":            {slices.Concat([]byte(ident), flood), h.FromClient[:h.newKeys], wire.FromServer},
 		"a flood before the client speaks":   {slices.Concat(init, bytes.Repeat(flood, 4)), nil, wire.FromServer},
-		"NEWKEYS instead of the reply":       {slices.Concat(init, []byte("\x00\x00\x00\x0c\x0a\x15"), make([]byte, 10)), h.FromClient, wire.FromServer},
+		"NEWKEYS instead of the reply":       {slices.Concat(init, []byte("\x00\x00\x00\x0c\x0a\x15"), make([]byte, 10)), h.FromClient[:h.newKeys], wire.FromServer},
 		"from the client":                    {h.FromServer, junk, wire.FromClient},
+		"from the client behind KEXINIT":     {h.FromServer[:h.reply], slices.Concat(h.FromClient[:h.newKeys], junk), wire.FromClient},
 		"HTTP from the client":               {h.FromServer, []byte("GET / HTTP/1.1\r\n\r\n"), wire.FromClient},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -676,7 +869,7 @@ func TestGarbage(t *testing.T) {
 				// What is held for a client that has not spoken is bounded by not reading it.
 				cfg.HandshakeTimeout = 50 * time.Millisecond
 			}
-			got, err := relayed(t, open(t, cfg), tc.client)
+			got, err := relayed(t, open(t, cfg), tc.client, nil, nil)
 			if tc.client == nil {
 				wantAs[*HandshakeError](t, err)
 			} else if e := wantAs[*wire.ProtocolError](t, err); e.Sender != tc.from {

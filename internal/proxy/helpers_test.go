@@ -220,8 +220,12 @@ func closedPort(t testing.TB) string {
 // handshake is a recorded start of a connection between two real programs, see internal/wire.
 type handshake struct {
 	Method, HostKeyAlgorithm string
-	FromClient, FromServer   []byte
+	FromClient               []byte // find adds AfterKexInit
+	FromServer               []byte
+	AfterKexInit             []byte // from the client
 
+	newKeys   int // offset in FromClient of its NEWKEYS, which it sends when it has read the reply
+	cipher    int // and of what comes behind it
 	reply     int // offset in FromServer of the packet that is the KEX reply
 	replyEnd  int
 	key       ssh.PublicKey
@@ -261,9 +265,17 @@ func handshakes(t testing.TB) map[string]*handshake {
 	return all
 }
 
-// find walks the server's packets up to the reply, in a way of its own: the parser under test shall not judge itself.
+// find walks the packets up to the reply and to NEWKEYS, in a way of its own: the parser under test shall not judge itself.
 func (h *handshake) find(t testing.TB) {
 	t.Helper()
+	h.newKeys = len(h.FromClient)
+	for b := h.AfterKexInit; b[5] != 21; {
+		size := 4 + int(binary.BigEndian.Uint32(b))
+		h.newKeys += size
+		b = b[size:]
+	}
+	h.FromClient = append(h.FromClient, h.AfterKexInit...)
+	h.cipher = h.newKeys + 4 + int(binary.BigEndian.Uint32(h.FromClient[h.newKeys:]))
 	b := h.FromServer
 	for !bytes.HasPrefix(b, []byte("SSH-")) {
 		_, b, _ = bytes.Cut(b, []byte("\n"))

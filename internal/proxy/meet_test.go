@@ -546,8 +546,11 @@ func TestTrace(t *testing.T) {
 	s := machineWith(t, key)
 	pins, _ := noPins(t)
 	cfg := testConfig(pins, endpoint(t, resolve.Direct, s.addr()))
+	var mu sync.Mutex // the client's goroutines report too
 	var steps []string
 	cfg.Trace = func(step string, took time.Duration) {
+		mu.Lock()
+		defer mu.Unlock()
 		if took < 0 || took > patience {
 			t.Errorf("%s took %v", step, took)
 		}
@@ -555,7 +558,9 @@ func TestTrace(t *testing.T) {
 	}
 	c := open(t, cfg)
 	ssh.NewClientConn(c, "", &ssh.ClientConfig{HostKeyCallback: ssh.FixedHostKey(key.PublicKey())})
+	mu.Lock()
 	all := strings.Join(steps, "\n")
+	mu.Unlock()
 	for _, want := range []string{
 		"direct answered on " + s.addr(),
 		"1 pins of vast-1234567, tofu",

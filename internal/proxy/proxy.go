@@ -1,6 +1,7 @@
 // Package proxy opens the transport connection to an instance and watches its first key exchange: no byte of the
-// server's key exchange reply can be read before the host key in it was found pinned for the instance and the agent holds
-// the witness of it. After that it is a plain connection, moved as fast as the kernel can.
+// server's key exchange reply can be read before the host key in it was found pinned for the instance, and no byte that the
+// client sends in cipher leaves before the agent holds the witness. After that it is a plain connection, moved as fast as
+// the kernel can.
 //
 // The same Conn serves the ProxyCommand (through Relay) and the in-process client (through Login).
 package proxy

@@ -37,7 +37,7 @@ const relayBuffer = 64 << 10
 func toServer(c *Conn, in *os.File) error {
 	buf := make([]byte, relayBuffer)
 	for {
-		if c.isReleased() {
+		if c.isWitnessed() {
 			if handled, err := spliceToConn(c.tcp, in); handled {
 				return c.ended(err)
 			}
@@ -58,7 +58,7 @@ func toServer(c *Conn, in *os.File) error {
 func toClient(c *Conn, out *os.File) error {
 	buf := make([]byte, relayBuffer)
 	for {
-		if c.isReleased() && c.drained() {
+		if c.isJudged() {
 			if handled, err := spliceFromConn(out, c.tcp); handled {
 				return c.ended(err)
 			}
@@ -87,14 +87,16 @@ func (c *Conn) ended(err error) error {
 	return err
 }
 
-func (c *Conn) isReleased() bool {
+// isWitnessed tells whether what the client sends needs no watch any more.
+func (c *Conn) isWitnessed() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.released
+	return c.witnessed
 }
 
-func (c *Conn) drained() bool {
+// isJudged tells whether what the server sends needs no watch any more, and nothing of it is left to read.
+func (c *Conn) isJudged() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.readable) == 0
+	return c.reply != nil && len(c.readable) == 0
 }

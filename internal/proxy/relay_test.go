@@ -111,17 +111,22 @@ func (c *client) closeIn(t testing.TB) {
 	raw.Control(func(fd uintptr) { unix.Shutdown(int(fd), unix.SHUT_WR) })
 }
 
-// relayed runs Relay for a client that says fromClient and then only listens, its stdin open. It returns what the client
-// got until the relay ended.
-func relayed(t *testing.T, conn *Conn, fromClient []byte) (got []byte, err error) {
+// relayed runs Relay for a client that says fromClient and then only listens, its stdin open. When it has got all of
+// before it says then. The result is what the client got until the relay ended.
+func relayed(t *testing.T, conn *Conn, fromClient, before, then []byte) (got []byte, err error) {
 	t.Helper()
 	c := newClient(t, "pipe")
 	result := c.relay(t.Context(), conn)
 	go c.toProxy.Write(fromClient)
 	listened := make(chan []byte, 1)
 	go func() {
+		first := make([]byte, len(before))
+		n, err := io.ReadFull(c.fromHere, first)
+		if err == nil && len(then) > 0 {
+			c.toProxy.Write(then)
+		}
 		b, _ := io.ReadAll(c.fromHere)
-		listened <- b
+		listened <- append(first[:n], b...)
 	}()
 	err = await(t, "the end of the relay", result)
 	c.toProxy.Close()
@@ -157,10 +162,11 @@ func newSession(t testing.TB, kind string) *session {
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
 	result := c.relay(ctx, conn)
-	c.write(t, h.FromClient)
+	c.write(t, h.FromClient[:h.newKeys])
 	if _, err := io.ReadFull(c.fromHere, make([]byte, len(h.FromServer))); err != nil {
 		t.Fatal(err)
 	}
+	c.write(t, h.FromClient[h.newKeys:])
 	return &session{c, await(t, "the handshake", peers), result, ctx, cancel}
 }
 
@@ -214,36 +220,37 @@ func TestRelayVolume(t *testing.T) {
 	})
 }
 
-// Plain files, which are neither pipes nor anything that waits.
-func TestRelayFiles(t *testing.T) {
+// A plain file for stdout, which is neither a pipe nor anything that waits.
+func TestRelayFile(t *testing.T) {
 	checkLeaks(t)
 	const volume = 8 << 20
 	h := handshakeNamed(t, "openssh-curve25519-sha256")
-	up := make(chan [sha256.Size]byte, 1)
-	s := serve(t, replay(h, nil, func(c *net.TCPConn) { up <- sum(t, c) }))
-	in, err := os.Create(filepath.Join(t.TempDir(), "in"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := serve(t, replay(h, nil, func(c *net.TCPConn) {
+		io.ReadFull(c, make([]byte, h.newKeys))
+		io.Copy(struct{ io.Writer }{c}, noise(4, volume))
+	}))
+	in, toProxy := pipe(t)
 	defer in.Close()
-	out, err := os.Create(filepath.Join(t.TempDir(), "out"))
+	path := filepath.Join(t.TempDir(), "out")
+	out, err := os.Create(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer out.Close()
-	sent := io.MultiReader(bytes.NewReader(h.FromClient), noise(1, volume))
-	if _, err := io.Copy(in, sent); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := in.Seek(0, io.SeekStart); err != nil {
-		t.Fatal(err)
-	}
 	conn := open(t, testConfig(pinned(t, h.key), endpoint(t, resolve.Direct, s.addr())))
+	if _, err := toProxy.Write(h.FromClient[:h.newKeys]); err != nil {
+		t.Fatal(err)
+	}
 	if err := Relay(t.Context(), conn, in, out); err != nil {
 		t.Fatal(err)
 	}
-	if await(t, "the end of the upload", up) != sum(t, io.MultiReader(bytes.NewReader(h.FromClient), noise(1, volume))) {
-		t.Error("the server got something else than was in the file")
+	toProxy.Close()
+	leaked(patience)
+	if _, err := out.Seek(0, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	if sum(t, out) != sum(t, io.MultiReader(bytes.NewReader(h.FromServer), noise(4, volume))) {
+		t.Error("the file has something else than the server sent")
 	}
 }
 

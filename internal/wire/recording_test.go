@@ -15,7 +15,9 @@ import (
 type recording struct {
 	Client, Server           string // identifications
 	Method, HostKeyAlgorithm string
-	FromClient, FromServer   []byte
+	FromClient               []byte // up to its KEXINIT
+	FromServer               []byte
+	AfterKexInit             []byte // from the client, up to its NEWKEYS and a little more
 }
 
 func recordings(t testing.TB) map[string]recording {
@@ -49,13 +51,8 @@ func (r recording) save(t *testing.T, name string) {
 		t.Fatal(err)
 	}
 	r.FromServer = r.FromServer[:min(len(r.FromServer), len(o.passed)+5+len(reply)+int(o.x.Rest()[4])+more)]
-	n := 0
-	for x := New(); !x.ClientReady(); n++ {
-		if err := x.Client(r.FromClient[n : n+1]); err != nil {
-			t.Fatal(err)
-		}
-	}
-	r.FromClient = r.FromClient[:min(len(r.FromClient), n+more)]
+	n := checkNewKeys(t, o.x, r.AfterKexInit, whole)
+	r.AfterKexInit = r.AfterKexInit[:min(len(r.AfterKexInit), n+more)]
 	b, err := json.MarshalIndent(r, "", "\t")
 	if err != nil {
 		t.Fatal(err)
@@ -75,9 +72,11 @@ func TestRecordings(t *testing.T) {
 			o := run(r.FromClient, r.FromServer, whole)
 			checkWant(t, o, "")
 			checkReply(t, o.x, r)
-			checkStream(t, o, r.FromServer)
 			bytewise := run(r.FromClient, r.FromServer, oneByte)
 			checkSame(t, o, bytewise)
+			checkNewKeys(t, o.x, r.AfterKexInit, whole)
+			checkStream(t, o, r.FromServer)
+			checkNewKeys(t, bytewise.x, r.AfterKexInit, oneByte)
 			seen[r.Method] = true
 			seen[r.HostKeyAlgorithm] = true
 		})
@@ -93,6 +92,45 @@ func TestRecordings(t *testing.T) {
 			t.Errorf("no recording with %s", name)
 		}
 	}
+}
+
+// splitClient cuts what a client sent behind its KEXINIT.
+func splitClient(t *testing.T, stream []byte) (kexInit, after []byte) {
+	t.Helper()
+	x := New()
+	for n := range stream {
+		if _, err := x.Client(stream[n : n+1]); err != nil {
+			t.Fatal(err)
+		}
+		if x.ClientReady() {
+			return stream[:n+1], stream[n+1:]
+		}
+	}
+	t.Fatal("the client sent no KEXINIT")
+	return nil, nil
+}
+
+// checkNewKeys feeds what a client sent behind its KEXINIT, and returns how much of it is not in cipher.
+func checkNewKeys(t *testing.T, x *Exchange, after []byte, size func() int) (plain int) {
+	t.Helper()
+	for _, p := range cut(after, size) {
+		done := x.ClientDone()
+		n, err := x.Client(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if done && n != 0 || n < len(p) && !x.ClientDone() {
+			t.Fatalf("%d of %d bytes belong to the plaintext, done %v", n, len(p), x.ClientDone())
+		}
+		plain += n
+	}
+	if !x.ClientDone() {
+		t.Fatalf("no NEWKEYS in %d bytes", len(after))
+	}
+	if newKeys := packets([]byte{msgNewKeys}); plain < len(newKeys) || after[plain-len(newKeys)+5] != msgNewKeys {
+		t.Fatalf("the plaintext does not end with NEWKEYS: %x", after[:plain])
+	}
+	return plain
 }
 
 // checkReply compares the reply with what was agreed, and reads it with x/crypto.

@@ -99,7 +99,7 @@ func (r *relayed) pass(client, server net.Conn) error {
 			mu.Lock()
 			r.fromClient.Write(b[:n])
 			ready := r.x.ClientReady()
-			err = r.x.Client(b[:n])
+			_, err = r.x.Client(b[:n])
 			if err == nil && !ready && r.x.ClientReady() {
 				err = toClient(nil)
 			}
@@ -143,7 +143,8 @@ func (r *relayed) pass(client, server net.Conn) error {
 // check looks at the reply, feeds the streams once more, and saves them with -update.
 func (r *relayed) check(t *testing.T, name string, want recording) (ssh.PublicKey, *ssh.Signature) {
 	t.Helper()
-	want.FromClient, want.FromServer = r.fromClient.Bytes(), r.fromServer.Bytes()
+	want.FromClient, want.AfterKexInit = splitClient(t, r.fromClient.Bytes())
+	want.FromServer = r.fromServer.Bytes()
 	line, _, _ := strings.Cut(r.fromClient.String(), "\n")
 	want.Client = strings.TrimSuffix(line, "\r")
 	want.Server, _ = r.x.ServerVersion()
@@ -167,6 +168,7 @@ func (r *relayed) check(t *testing.T, name string, want recording) (ssh.PublicKe
 	o := run(want.FromClient, want.FromServer, oneByte)
 	checkWant(t, o, "")
 	checkReply(t, o.x, want)
+	checkNewKeys(t, o.x, want.AfterKexInit, oneByte)
 	if *update {
 		want.save(t, name)
 	}

@@ -17,7 +17,7 @@ const (
 	// x/crypto takes any length that holds a payload and its padding.
 	minLength = 12
 
-	// maxPackets is how many packets a side may send before the reply. Three are needed.
+	// maxPackets is how many packets a side may send in plaintext. Four are needed.
 	maxPackets = 64
 
 	// maxHeld is how many bytes of the server wait for the client's KEXINIT. An honest server waits too.
@@ -39,6 +39,9 @@ const (
 	msgUnimplemented = 3
 	msgDebug         = 4
 	msgKexInit       = 20
+	msgNewKeys       = 21
+	msgKexFirst      = 30 // 30 to 49 are the messages of the key exchange methods
+	msgKexLast       = 49
 	msgKexReply      = 31
 	msgGexGroup      = 31
 	msgGexReply      = 33
@@ -144,7 +147,7 @@ func (s *side) packet() (payload []byte, ok bool, err error) {
 		return nil, false, s.errorf("a padding of %d in a packet of length %d", padding, n)
 	}
 	if s.packets++; s.packets > maxPackets {
-		return nil, false, s.errorf("more than %d packets before the reply", maxPackets)
+		return nil, false, s.errorf("more than %d packets before it is done", maxPackets)
 	}
 	s.off += int(4 + n)
 	return b[5 : 4+n-padding], true, nil

@@ -124,7 +124,7 @@ func oneByte() int { return 1 }
 func run(client, server []byte, size func() int) outcome {
 	o := outcome{x: New()}
 	for _, p := range cut(client, size) {
-		if o.err = o.x.Client(p); o.err != nil {
+		if _, o.err = o.x.Client(p); o.err != nil {
 			return o
 		}
 	}
@@ -144,7 +144,7 @@ func mixed(client, server []byte, rnd *rand.Rand) outcome {
 	for len(c)+len(s) > 0 {
 		if len(c) > 0 && (len(s) == 0 || rnd.IntN(2) == 0) {
 			ready := o.x.ClientReady()
-			if o.err = o.x.Client(c[0]); o.err != nil {
+			if _, o.err = o.x.Client(c[0]); o.err != nil {
 				return o
 			}
 			c = c[1:]

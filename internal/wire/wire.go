@@ -1,7 +1,7 @@
 // Package wire reads the plaintext start of an SSH connection that somebody else relays: both identification lines
-// (RFC 4253 section 4.2), both KEXINITs (section 7.1), and the server's part of the first key exchange up to its
-// reply, which carries the host key K_S and the signature over the exchange hash. It holds that reply back, so that
-// the relay can judge K_S before the client sees it. It does no I/O and no cryptography.
+// (RFC 4253 section 4.2), both KEXINITs (section 7.1), and the first key exchange: the server's part up to its reply,
+// which carries the host key K_S and the signature over the exchange hash, and the client's up to its NEWKEYS. It holds
+// the reply back, so that the relay can judge K_S before the client sees it. It does no I/O and no cryptography.
 //
 // # Why a strict parser
 //
@@ -31,13 +31,14 @@
 // the slice given to the last call; the parsed KEXINITs are of the size of a packet.
 package wire
 
-// Exchange follows one connection until the server's KEX reply. It is not safe for concurrent use. After an error it
+// Exchange follows one connection until the server's KEX reply and the client's NEWKEYS. It is not safe for concurrent use. After an error it
 // stays failed: every call returns that error, and nothing more may be passed on in either direction.
 type Exchange struct {
 	client, server side
 	agreed         *agreement // nil until both KEXINITs were read
 	group          bool       // the group of a group exchange was read
 	reply          *Reply
+	clientDone     bool // the client's NEWKEYS was read
 	err            error
 }
 
@@ -46,28 +47,63 @@ func New() *Exchange {
 	return &Exchange{client: side{who: FromClient}, server: side{who: FromServer}}
 }
 
-// Client takes bytes that the client sent, cut anywhere. If it returns nil, all of them may go on to the server. What
-// the client sends after its KEXINIT decides nothing and is not read.
-func (x *Exchange) Client(p []byte) error {
-	if x.err != nil || x.ClientReady() {
-		return x.err
+// Client takes bytes that the client sent, cut anywhere, and returns how many of them belong to the plaintext start: all
+// until the client's NEWKEYS is complete, and from there on none. Those may go on to the server.
+//
+// NEWKEYS matters because a client sends nothing in cipher before it has verified the signature in the reply over its
+// own exchange hash. What it sends between KEXINIT and NEWKEYS decides nothing; only its frame is read.
+func (x *Exchange) Client(p []byte) (n int, err error) {
+	if x.err != nil || x.clientDone {
+		return 0, x.err
 	}
 	x.client.write(p)
-	for more := true; more && x.err == nil && !x.ClientReady(); {
-		more, x.err = x.client.open()
+	for more := true; more && x.err == nil && !x.clientDone; {
+		more, x.err = x.nextOfClient()
 	}
-	if x.ClientReady() {
-		x.client.buf = nil
-		x.agree()
+	if x.err != nil {
+		return 0, x.err
 	}
-	return x.err
+	if !x.clientDone {
+		return len(p), nil
+	}
+	// What was held before this call belonged to the packet that p has completed.
+	n = len(p) - x.client.held()
+	x.client.buf, x.client.off = nil, 0
+	return n, nil
 }
+
+// nextOfClient reads one thing the client sent, and reports whether to try for another.
+func (x *Exchange) nextOfClient() (more bool, err error) {
+	if !x.ClientReady() {
+		if more, err = x.client.open(); x.ClientReady() {
+			x.agree()
+			err = x.err
+		}
+		return more, err
+	}
+	payload, ok, err := x.client.packet()
+	if !ok {
+		return false, err
+	}
+	switch number := payload[0]; {
+	case number == msgNewKeys && x.reply != nil && len(payload) == 1:
+		x.clientDone = true
+		return false, nil
+	case number >= msgKexFirst && number <= msgKexLast:
+		return true, nil
+	default:
+		return true, x.client.transport(number)
+	}
+}
+
+// ClientDone reports whether the client's NEWKEYS is complete: what it sends next is in cipher.
+func (x *Exchange) ClientDone() bool { return x.clientDone }
 
 // Server takes bytes that the server sent, cut anywhere, and returns those of the bytes it holds that may go on to the
 // client now. With an empty p it looks again at what it holds, which is of use once after ClientReady has turned true:
 // until then everything behind the server's KEXINIT is held.
 //
-// The result is valid until the next call of Server. Once Reply is not nil the exchange is over, and Server is no
+// The result is valid until the next call of Server. Once Reply is not nil the server's part is over, and Server is no
 // longer to be called: it returns an error and changes nothing.
 func (x *Exchange) Server(p []byte) (pass []byte, err error) {
 	if x.err != nil {

@@ -393,7 +393,7 @@ func checkStream(t *testing.T, o outcome, server []byte) {
 		t.Fatalf("passed and rest are no prefix of what the server sent:\n%q\n%q", o.passed, rest)
 	}
 	checkNoReply(t, o.passed)
-	if held := len(o.x.client.buf); o.err == nil && held > maxPacket || held > 0 && o.x.ClientReady() {
+	if held := o.x.client.held(); o.err == nil && held > maxPacket || held > 0 && o.x.ClientDone() {
 		t.Fatalf("holds %d bytes of the client", held)
 	}
 	reply := o.x.Reply()
@@ -414,15 +414,18 @@ func checkStream(t *testing.T, o outcome, server []byte) {
 		if pass, err := o.x.Server([]byte("more")); pass != nil || !errors.Is(err, errOver) {
 			t.Fatalf("after the reply: %q, %v", pass, err)
 		}
-		if err := o.x.Client([]byte("more")); err != nil {
-			t.Fatalf("client after the reply: %v", err)
+		if o.x.client.held() == 0 && !o.x.ClientDone() && o.x.client.packets < maxPackets {
+			newKeys := packets([]byte{msgNewKeys})
+			if n, err := o.x.Client(append(newKeys, "cipher"...)); err != nil && !o.x.client.gone || err == nil && n != len(newKeys) {
+				t.Fatalf("client after the reply: %d, %v", n, err)
+			}
 		}
 	}
 	if o.err != nil {
 		if reply != nil {
 			t.Fatal("a reply after an error")
 		}
-		if err := o.x.Client([]byte("more")); err != o.err {
+		if _, err := o.x.Client([]byte("more")); err != o.err {
 			t.Fatalf("client after an error: %v", err)
 		}
 		if pass, err := o.x.Server([]byte("more")); pass != nil || err != o.err {
@@ -514,8 +517,8 @@ func TestOrder(t *testing.T) {
 	}
 	client := func(p []byte, ready bool) {
 		t.Helper()
-		if err := x.Client(p); err != nil || x.ClientReady() != ready {
-			t.Fatalf("%v, ready %v", err, x.ClientReady())
+		if n, err := x.Client(p); n != len(p) || err != nil || x.ClientReady() != ready {
+			t.Fatalf("%d, %v, ready %v", n, err, x.ClientReady())
 		}
 	}
 
@@ -560,7 +563,7 @@ func TestDisagreementFoundByClient(t *testing.T) {
 	if _, err := x.Server(c.server()); err != nil {
 		t.Fatal(err)
 	}
-	err := x.Client(c.client())
+	_, err := x.Client(c.client())
 	if unsupported, ok := errors.AsType[*UnsupportedError](err); !ok || unsupported.What != KeyExchange {
 		t.Fatalf("%v", err)
 	}
@@ -609,7 +612,7 @@ func TestMemory(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			x := New()
-			if err := x.Client([]byte("SSH-2.0-client\r\n")); err != nil {
+			if _, err := x.Client([]byte("SSH-2.0-client\r\n")); err != nil {
 				t.Fatal(err)
 			}
 			var err error
@@ -628,10 +631,10 @@ func TestMemory(t *testing.T) {
 	}
 
 	x := New()
-	if err := x.Client([]byte("SSH-2.0-client\r\n\x00\x00\x88\xb4\x04")); err != nil {
+	if _, err := x.Client([]byte("SSH-2.0-client\r\n\x00\x00\x88\xb4\x04")); err != nil {
 		t.Fatal(err)
 	}
-	for err := error(nil); err == nil; err = x.Client(flood[:chunk]) {
+	for err := error(nil); err == nil; _, err = x.Client(flood[:chunk]) {
 		if len(x.client.buf) > maxPacket {
 			t.Fatalf("holds %d bytes of the client", len(x.client.buf))
 		}
