@@ -14,6 +14,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -108,11 +109,11 @@ func New(cfg Config) (*Agent, error) {
 // pinned for the instance now, anything that could never verify, and every login while the private key is out of reach.
 // When MaxWitnesses are live it waits until one is spent or expires, or ctx ends.
 func (a *Agent) Witness(ctx context.Context, w ipc.Witness) error {
-	parsed, refusal := a.parseWitness(ctx, w)
+	parsed, refusal := a.admit(ctx, w)
 	if refusal != nil {
 		refusal.Instance = w.Instance
 		a.refusals.add(*refusal)
-		return &ipc.RefusedError{Reason: string(refusal.Reason), Sentence: refusal.sentence()}
+		return &ipc.RefusedError{Reason: string(refusal.Reason), Sentence: refusal.sentence(), Next: refusal.next}
 	}
 	if err := a.witnesses.add(ctx, parsed); err != nil {
 		return fmt.Errorf("the agent has no room for another login at this moment: %w", err)
@@ -120,13 +121,62 @@ func (a *Agent) Witness(ctx context.Context, w ipc.Witness) error {
 	return nil
 }
 
-// parseWitness checks w. The server chose the key and the signature, so a fault in their parsing is a refusal too.
-func (a *Agent) parseWitness(ctx context.Context, w ipc.Witness) (_ *witness, refused *refusal) {
+// Withdraw forgets a witness whose connection has ended. One that is live still has served no signature, which is
+// kept for people: a machine that does not know the key never asks for one.
+func (a *Agent) Withdraw(w ipc.Witness) {
+	parsed, refused := parseWitness(w)
+	if refused == nil && a.witnesses.withdraw(parsed) {
+		a.refusals.add(refusal{Reason: Unused, Instance: w.Instance, hostKey: parsed.hostKey})
+	}
+}
+
+// admit decides whether w is taken in. The server chose the key and the signature, so a fault in their handling is a
+// refusal too.
+func (a *Agent) admit(ctx context.Context, w ipc.Witness) (_ *witness, refused *refusal) {
 	defer func() {
 		if r := recover(); r != nil {
 			refused = &refusal{Reason: Internal, detail: fmt.Sprintf("%T", r)}
 		}
 	}()
+	parsed, bad := parseWitness(w)
+	if bad != nil {
+		return nil, bad
+	}
+	if err := a.pins.Check(w.Instance, parsed.hostKey); err != nil {
+		return nil, &refusal{Reason: NotPinned, hostKey: parsed.hostKey, detail: err.Error()}
+	}
+	// A key that is out of reach is told here, where the proxy can say so: an ssh client could only say "refused".
+	if err := a.haveKey(ctx); err != nil {
+		r := &refusal{Reason: KeyUnavailable, hostKey: parsed.hostKey, detail: err.Error()}
+		var hint interface{ Hint() string }
+		if errors.As(err, &hint) {
+			r.next = hint.Hint()
+		}
+		return nil, r
+	}
+	return parsed, nil
+}
+
+// haveKey checks that the private key can be used and is the one that is listed.
+func (a *Agent) haveKey(ctx context.Context) error {
+	public, err := a.keys.PublicKey(ctx)
+	if err != nil {
+		return err
+	}
+	signer, err := a.keys.Signer(ctx)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(signer.PublicKey().Marshal(), public.Marshal()) {
+		return errNoPair
+	}
+	return nil
+}
+
+var errNoPair = errors.New("the private key and the public key file are not a pair")
+
+// parseWitness checks what can be checked of w alone.
+func parseWitness(w ipc.Witness) (*witness, *refusal) {
 	key, err := parseHostKey(w.HostKey)
 	if err != nil {
 		return nil, &refusal{Reason: BadWitness, detail: err.Error()}
@@ -137,13 +187,6 @@ func (a *Agent) parseWitness(ctx context.Context, w ipc.Witness) (_ *witness, re
 	}
 	if w.Instance == 0 || w.User == "" {
 		return nil, &refusal{Reason: BadWitness, hostKey: key, detail: "no instance or no user"}
-	}
-	if err := a.pins.Check(w.Instance, key); err != nil {
-		return nil, &refusal{Reason: NotPinned, hostKey: key, detail: err.Error()}
-	}
-	// A key that is out of reach is told here, where the proxy can say so: an ssh client could only say "refused".
-	if _, err := a.keys.Signer(ctx); err != nil {
-		return nil, &refusal{Reason: KeyUnavailable, hostKey: key, detail: err.Error()}
 	}
 	return &witness{
 		instance:  w.Instance,

@@ -104,9 +104,13 @@ func writeFrame(c net.Conn, answer []byte) error {
 
 var errFrameLength = errors.New("message with a bad length")
 
-// readFrame waits for a message without a limit and, once it has begun, gives it frameTimeout.
+// idleTimeout bounds the wait for a message. A client is there to log in, for which a server gives it two minutes, and
+// whoever holds connections open for longer keeps others out.
+const idleTimeout = 2 * time.Minute
+
+// readFrame waits for a message and, once it has begun, gives it frameTimeout.
 func readFrame(c net.Conn, r *bufio.Reader) ([]byte, error) {
-	c.SetReadDeadline(time.Time{})
+	c.SetReadDeadline(time.Now().Add(idleTimeout))
 	if _, err := r.Peek(1); err != nil {
 		return nil, err
 	}
@@ -328,7 +332,7 @@ func (c *conn) signature(ctx context.Context, w *witness, key ssh.PublicKey, dat
 		return nil, unavailable(err.Error())
 	}
 	if !bytes.Equal(signer.PublicKey().Marshal(), key.Marshal()) {
-		return nil, unavailable("the private key and the public key file are not a pair")
+		return nil, unavailable(errNoPair.Error())
 	}
 	sig, err := signer.Sign(nil, data)
 	if err != nil {

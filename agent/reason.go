@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -34,6 +35,7 @@ const (
 	BadWitness     Reason = "bad-witness"
 	Unsupported    Reason = "unsupported"
 	Stopping       Reason = "stopping"
+	Unused         Reason = "unused"
 	Internal       Reason = "internal"
 )
 
@@ -55,6 +57,7 @@ var sentences = map[Reason]string{
 	BadWitness:     "the proxy described a key exchange that can not be verified",
 	Unsupported:    "the request is one that this agent does not serve",
 	Stopping:       "the agent is stopping",
+	Unused:         "the login ended without asking for its signature: most often the instance does not let your key in yet",
 	Internal:       "the agent met a fault of its own and ended the connection",
 }
 
@@ -64,6 +67,7 @@ type refusal struct {
 	Instance uint64        // 0 if not known
 	hostKey  ssh.PublicKey // nil if not known
 	detail   string        // what exactly was wrong; peer text in it is quoted
+	next     string        // the command to run, or empty
 	peer     unixsock.Peer
 }
 
@@ -103,6 +107,8 @@ type refusals struct {
 
 func newRefusals(now func() time.Time) *refusals { return &refusals{now: now} }
 
+// add keeps r. A refusal that is like one before replaces it, so that a peer that asks again and again does not drive out
+// what others were refused.
 func (rs *refusals) add(r refusal) {
 	rec := ipc.Refusal{
 		At:       rs.now().UTC().Truncate(time.Second),
@@ -117,9 +123,18 @@ func (rs *refusals) add(r refusal) {
 	}
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
-	rs.total++
-	if len(rs.kept) == keepRefusals {
-		rs.kept = append(rs.kept[:0], rs.kept[1:]...)
+	if r.Reason != Unused { // which nobody was refused
+		rs.total++
+	}
+	rec.Count = 1
+	like := slices.IndexFunc(rs.kept, func(k ipc.Refusal) bool {
+		return k.Reason == rec.Reason && k.PID == rec.PID && k.Instance == rec.Instance && k.HostKey == rec.HostKey
+	})
+	if like >= 0 {
+		rec.Count += rs.kept[like].Count
+		rs.kept = slices.Delete(rs.kept, like, like+1)
+	} else if len(rs.kept) == keepRefusals {
+		rs.kept = slices.Delete(rs.kept, 0, 1)
 	}
 	rs.kept = append(rs.kept, rec)
 }

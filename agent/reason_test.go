@@ -417,8 +417,8 @@ var refusalCases = []refusalCase{
 		return s
 	}, both},
 	{KeyUnavailable, "for the files are not a pair", func(t *testing.T, e *env) *session {
-		e.keys.public = newKey(t, ssh.KeyAlgoED25519).PublicKey()
 		s := e.witnessed()
+		e.keys.public = newKey(t, ssh.KeyAlgoED25519).PublicKey()
 		blob := e.keys.public.Marshal()
 		e.connect().want(msgFailure, signRequest(blob, loginText(s, blob)))
 		return s
@@ -508,6 +508,21 @@ var refusalCases = []refusalCase{
 		refuse(e, e.login(s))
 		return nil
 	}, nothing},
+
+	{KeyUnavailable, "at the key exchange, for the files are not a pair", func(t *testing.T, e *env) *session {
+		e.keys.public = newKey(t, ssh.KeyAlgoED25519).PublicKey()
+		s := e.session()
+		refuseWitness(e, s.witness())
+		return s
+	}, both},
+	{Unused, "", func(t *testing.T, e *env) *session {
+		s := e.witnessed()
+		e.agent.Withdraw(s.witness())
+		if live := e.agent.witnesses.live(); live != 0 {
+			t.Errorf("%d witnesses live after their connection", live)
+		}
+		return s
+	}, both},
 
 	{Internal, "at a request", func(t *testing.T, e *env) *session {
 		s := e.witnessed()

@@ -238,11 +238,11 @@ func TestPartialMessageTimesOut(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				e := newEnv(t)
 				c := e.connect()
-				for range 2 { // between messages a connection may be silent for as long as it likes
-					time.Sleep(24 * time.Hour)
+				for range 2 { // between messages a connection may be silent for a while
+					time.Sleep(idleTimeout - time.Second)
 					c.want(msgIdentitiesAnswer, []byte{msgRequestIdentities})
 				}
-				time.Sleep(24 * time.Hour)
+				time.Sleep(idleTimeout - time.Second)
 				began := time.Now()
 				c.Write(start)
 				<-c.done
@@ -251,6 +251,18 @@ func TestPartialMessageTimesOut(t *testing.T) {
 				}
 			})
 		}
+	})
+	t.Run("idle", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			e := newEnv(t)
+			c := e.connect()
+			c.want(msgIdentitiesAnswer, []byte{msgRequestIdentities})
+			began := time.Now()
+			<-c.done
+			if took := time.Since(began); took != idleTimeout {
+				t.Errorf("a connection was left idle for %v", took)
+			}
+		})
 	})
 	t.Run("drip", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -349,7 +361,7 @@ func TestRefusalNamesThePeer(t *testing.T) {
 	got := e.lastRefusal()
 	want := ipc.Refusal{
 		At: at.UTC().Truncate(time.Second), Reason: string(NoWitness), Sentence: sentences[NoWitness],
-		PID: testPeer.PID, Program: testPeer.Program,
+		Count: 1, PID: testPeer.PID, Program: testPeer.Program,
 	}
 	if got != want {
 		t.Errorf("got %+v, want %+v", got, want)
@@ -380,9 +392,9 @@ func TestFullStatusFits(t *testing.T) {
 		e := newEnv(t)
 		long := strings.Repeat(char, 5000)
 		e.keys.publicErr = errors.New(long)
-		for range keepRefusals {
+		for i := range uint64(keepRefusals) {
 			e.agent.refusals.add(refusal{
-				Reason: KeyUnavailable, Instance: 1<<64 - 1, hostKey: e.host.PublicKey(), detail: long,
+				Reason: KeyUnavailable, Instance: 1<<64 - 1 - i, hostKey: e.host.PublicKey(), detail: long,
 				peer: unixsock.Peer{PID: 1<<31 - 1, Program: long},
 			})
 		}

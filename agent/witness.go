@@ -109,6 +109,20 @@ func (ws *witnesses) take(sessionID []byte) (w *witness, already bool) {
 	return w, false
 }
 
+// withdraw forgets a witness like w and tells whether there was a live one.
+func (ws *witnesses) withdraw(w *witness) bool {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	ws.dropExpired()
+	for _, x := range ws.list {
+		if x.instance == w.instance && x.agrees(w.blob) && x.signature.Format == w.signature.Format &&
+			bytes.Equal(x.signature.Blob, w.signature.Blob) {
+			return ws.remove(x)
+		}
+	}
+	return false
+}
+
 func (ws *witnesses) live() int {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()

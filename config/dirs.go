@@ -72,7 +72,7 @@ func (d Dirs) AgentLock() string { return filepath.Join(d.State, "agent.lock") }
 // StartLock is locked by those who start the agent.
 func (d Dirs) StartLock() string { return filepath.Join(d.State, "start.lock") }
 
-// AgentLog is the agent's log of decisions.
+// AgentLog is what the agent writes to its stderr.
 func (d Dirs) AgentLog() string { return filepath.Join(d.State, "agent.log") }
 
 // WipeReports is the directory of wipe reports.

@@ -215,7 +215,9 @@ func (f *File) Introduce(ctx context.Context, id uint64, meet func(context.Conte
 	if pins, err := f.Of(id); err != nil || len(pins) > 0 {
 		return pins, err
 	}
-	unlock, err := f.lock(ctx, Name(id))
+	waiting, cancel := context.WithTimeout(ctx, introduceTimeout)
+	defer cancel()
+	unlock, err := f.lock(waiting, Name(id))
 	if err != nil {
 		return nil, err
 	}
@@ -274,9 +276,18 @@ func (f *File) Remove(ctx context.Context, id uint64) ([]Pin, error) {
 	return removed, nil
 }
 
+// changeTimeout bounds the wait for another process that changes the file, which is a matter of milliseconds, and
+// introduceTimeout for one that is meeting the same instance, where a person may have to answer.
+const (
+	changeTimeout    = 10 * time.Second
+	introduceTimeout = 2 * time.Minute
+)
+
 // change replaces the file by what edit makes of it, under the lock of the file. It writes nothing if edit fails or
 // returns the content unchanged.
 func (f *File) change(ctx context.Context, edit func(*table) ([]byte, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, changeTimeout)
+	defer cancel()
 	unlock, err := f.lock(ctx, filepath.Base(f.path))
 	if err != nil {
 		return err

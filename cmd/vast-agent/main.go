@@ -3,6 +3,8 @@ package main
 
 import (
 	"context"
+	"io"
+	"log"
 	"os"
 
 	"vast-ssh/internal/cli/agentcmd"
@@ -10,6 +12,7 @@ import (
 )
 
 func main() {
+	log.SetOutput(io.Discard) // libraries have nothing to say on a stderr that may be part of an SSH stream
 	os.Exit(int(agentcmd.Main(context.Background(), &agentcmd.Env{
 		Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Version: version.String(),
 	}, os.Args)))

@@ -4,6 +4,8 @@ package main
 
 import (
 	"context"
+	"io"
+	"log"
 	"os"
 
 	"vast-ssh/internal/cli/sshcmd"
@@ -11,5 +13,6 @@ import (
 )
 
 func main() {
+	log.SetOutput(io.Discard) // libraries have nothing to say on a stderr that may be part of an SSH stream
 	os.Exit(int(sshcmd.Main(context.Background(), sshcmd.OS(version.String()), os.Args)))
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -58,13 +59,13 @@ func newVictim(t *testing.T) *victim {
 	return v
 }
 
-func name(in *Instance) string { return fmt.Sprint(in.ID) }
+func idOf(in *Instance) string { return strconv.FormatUint(in.ID, 10) }
 
 // login is what the user does all day. It must cost the agent one signature and no refusal.
 func (v *victim) login(in *Instance) {
 	v.t.Helper()
 	v.spends(1, nil, func() {
-		if out := v.Must("vast-ssh", name(in), "echo", "in"); out != "in\n" {
+		if out := v.Must("vast-ssh", idOf(in), "echo", "in"); out != "in\n" {
 			v.t.Errorf("a login said %q", out)
 		}
 	})
@@ -79,9 +80,12 @@ func (v *victim) refuses(attack func(), reasons ...string) {
 
 func (v *victim) spends(signatures uint64, reasons []string, do func()) {
 	v.t.Helper()
-	before, started := ipc.Status{}, v.running()
+	var before ipc.Status
+	counts := make(map[refusal]int)
+	started := v.running()
 	if started {
 		before = agentStatus(v.t, v.World)
+		_, counts = v.why()
 	}
 	do()
 	after := agentStatus(v.t, v.World)
@@ -91,17 +95,42 @@ func (v *victim) spends(signatures uint64, reasons []string, do func()) {
 	if started && after.PID != before.PID {
 		v.t.Errorf("the agent is another one now: pid %d, then %d", before.PID, after.PID)
 	}
-	var why []ipc.Refusal
-	if err := json.Unmarshal([]byte(v.Must("vast-ssh", "why", "--json")), &why); err != nil {
-		v.t.Fatal(err)
-	}
 	var got []string
-	for _, r := range why[len(before.Refusals):] {
-		got = append(got, r.Reason)
+	told, now := v.why()
+	for _, r := range told {
+		if now[r] > counts[r] {
+			got = append(got, r.Reason)
+		}
 	}
 	if got = slices.Compact(got); !slices.Equal(got, reasons) {
 		v.t.Errorf("vast-ssh why tells %q, want %q", got, reasons)
 	}
+}
+
+// refusal is what makes one refusal unlike another.
+type refusal struct {
+	Reason   string `json:"reason"`
+	PID      int    `json:"pid"`
+	Instance uint64 `json:"instance"`
+	HostKey  string `json:"host_key"`
+}
+
+// why returns what vast-ssh why tells, last refusal last, and how often each happened.
+func (v *victim) why() (told []refusal, counts map[refusal]int) {
+	v.t.Helper()
+	var records []struct {
+		refusal
+		Count int `json:"count"`
+	}
+	if err := json.Unmarshal([]byte(v.Must("vast-ssh", "why", "--json")), &records); err != nil {
+		v.t.Fatal(err)
+	}
+	counts = make(map[refusal]int)
+	for _, r := range records {
+		told = append(told, r.refusal)
+		counts[r.refusal] += r.Count
+	}
+	return told, counts
 }
 
 func (v *victim) running() bool {
@@ -153,15 +182,17 @@ func (v *victim) publicKey() string {
 	return path
 }
 
-// sshAdd runs ssh-add and returns all it said.
+// sshAdd runs ssh-add, for which every passphrase is its question, and returns all it said.
 func (v *victim) sshAdd(socket string, args ...string) (code int, said string) {
 	v.t.Helper()
-	r := v.RunEnv([]string{"SSH_AUTH_SOCK=" + socket}, testenv.NeedProgram(v.t, "ssh-add"), args...)
+	echo := testenv.NeedProgram(v.t, "echo")
+	r := v.RunEnv([]string{"SSH_AUTH_SOCK=" + socket, "SSH_ASKPASS=" + echo, "SSH_ASKPASS_REQUIRE=force", "DISPLAY=none"},
+		testenv.NeedProgram(v.t, "ssh-add"), args...)
 	return r.Code, r.Stdout + r.Stderr
 }
 
-// straight logs in to an instance without the proxy, with a client that trusts it and names no session to the agent. seen
-// gets what a proxy would have seen, before the agent is asked for anything.
+// straight logs in to an instance without the proxy, with a client that trusts it and names no session to the agent.
+// seen gets what a proxy would have seen, before the agent is asked for anything.
 func (v *victim) straight(in *Instance, seen func(*wire.Reply)) error {
 	ctx, cancel := context.WithTimeout(context.Background(), attackTimeout)
 	defer cancel()
@@ -239,7 +270,9 @@ func (v *victim) witness(instance uint64, user string, reply *wire.Reply) (reaso
 		return "no connection"
 	}
 	defer c.Close()
-	err = c.Witness(ctx, ipc.Witness{Instance: instance, HostKey: reply.HostKey, Signature: reply.Signature, User: user})
+	err = c.Witness(ctx, ipc.Witness{
+		Instance: instance, HostKey: reply.HostKey, Signature: reply.Signature, User: user,
+	})
 	var refused *ipc.RefusedError
 	if err != nil && !errors.As(err, &refused) {
 		v.t.Error(err)
@@ -249,9 +282,6 @@ func (v *victim) witness(instance uint64, user string, reply *wire.Reply) (reaso
 	}
 	return ""
 }
-
-// keyOf parses the first host key of an instance that has one.
-func keyOf(in *Instance) ssh.PublicKey { return in.HostKeys()[0] }
 
 // With the socket and any client, an attacker's own machine is not logged in to: it has the key, and a user who checks
 // no host key, and there is no pin.
@@ -292,9 +322,9 @@ func TestAttackSignature(t *testing.T) {
 	repo := filepath.Join(v.Home, "repo")
 	v.Must(git, "init", "-q", repo)
 	commit := func(args ...string) Result {
-		return v.RunEnv([]string{"SSH_AUTH_SOCK=" + v.Dirs.AgentSocket(), "GIT_CONFIG_NOSYSTEM=1"}, git, append([]string{"-C", repo,
-			"-c", "user.name=u", "-c", "user.email=u@example.com", "-c", "gpg.format=ssh", "-c", "user.signingkey=" + v.publicKey(),
-			"commit", "-q", "--allow-empty", "-m", "m"}, args...)...)
+		args = append([]string{"-C", repo, "-c", "user.name=u", "-c", "user.email=u@example.com", "-c", "gpg.format=ssh",
+			"-c", "user.signingkey=" + v.publicKey(), "commit", "-q", "--allow-empty", "-m", "m"}, args...)
+		return v.RunEnv([]string{"SSH_AUTH_SOCK=" + v.Dirs.AgentSocket(), "GIT_CONFIG_NOSYSTEM=1"}, git, args...)
 	}
 	v.refuses(func() {
 		if r := commit("-S"); r.Code == 0 {
@@ -314,10 +344,6 @@ func TestAttackManagement(t *testing.T) {
 	socket := v.Dirs.AgentSocket()
 	other := filepath.Join(v.Home, "other")
 	v.Must(testenv.NeedProgram(t, "ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", other)
-	askpass := filepath.Join(v.Home, "askpass")
-	if err := os.WriteFile(askpass, []byte("#!/bin/sh\necho secret\n"), 0o700); err != nil {
-		t.Fatal(err)
-	}
 	list := func() {
 		t.Helper()
 		code, said := v.sshAdd(socket, "-l")
@@ -326,12 +352,13 @@ func TestAttackManagement(t *testing.T) {
 		}
 	}
 	v.refuses(list)
-	for _, args := range [][]string{{other}, {"-t", "60", other}, {"-d", v.publicKey()}, {"-D"}, {"-x"}, {"-X"}, {"-s", "/lib/none.so"}} {
+	for _, args := range [][]string{
+		{other}, {"-t", "60", other}, {"-d", v.publicKey()}, {"-D"}, {"-x"}, {"-X"}, {"-s", "/lib/none.so"},
+	} {
 		v.refuses(func() {
-			r := v.RunEnv([]string{"SSH_AUTH_SOCK=" + socket, "SSH_ASKPASS=" + askpass, "SSH_ASKPASS_REQUIRE=force", "DISPLAY=none"},
-				testenv.NeedProgram(t, "ssh-add"), args...)
-			if r.Code == 0 {
-				t.Errorf("ssh-add %q: exit 0\n%s%s", args, r.Stdout, r.Stderr)
+			code, said := v.sshAdd(socket, args...)
+			if code == 0 {
+				t.Errorf("ssh-add %q: exit 0\n%s", args, said)
 			}
 		}, "unsupported")
 		v.refuses(list)
@@ -461,7 +488,7 @@ func TestAttackReplay(t *testing.T) {
 	v := newVictim(t)
 	tap := v.newWiretap()
 	v.spends(1, nil, func() {
-		v.Must("vast-ssh", "-o", "IdentityAgent="+tap.socket, name(v.first), "true")
+		v.Must("vast-ssh", "-o", "IdentityAgent="+tap.socket, idOf(v.first), "true")
 	})
 	tap.mu.Lock()
 	defer tap.mu.Unlock()
@@ -501,11 +528,12 @@ func TestAttackReplay(t *testing.T) {
 	v.login(v.first)
 }
 
-// session holds a login to the first instance open, made with options, and returns the value that the variable has there.
+// session holds a login to the first instance open, made with options, and returns the value that the variable has
+// there.
 func (v *victim) session(variable string, options ...string) string {
 	v.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), runTimeout)
-	cmd := v.Command(ctx, nil, "vast-ssh", append(options, name(v.first), `echo "$`+variable+`"; cat >/dev/null`)...)
+	cmd := v.Command(ctx, nil, "vast-ssh", append(options, idOf(v.first), `echo "$`+variable+`"; cat >/dev/null`)...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	in, err := cmd.StdinPipe()
@@ -640,7 +668,7 @@ func TestAttackWitness(t *testing.T) {
 	// The pin goes between the witness and the request.
 	fails(func(r *wire.Reply) {
 		bears(v.first.ID, user, "")(r)
-		v.Must("vast-ssh", "pins", "rm", "--yes", name(v.first))
+		v.Must("vast-ssh", "pins", "rm", "--yes", idOf(v.first))
 	}, "not-pinned")
 	v.login(v.second)
 }
@@ -657,7 +685,7 @@ func TestAttackMiddle(t *testing.T) {
 	}{
 		{"with a key of its own", own, fmt.Sprintf("is not instance %d as it was pinned", v.first.ID)},
 		// The proxy cannot check a signature over what it cannot compute. The client can, and does.
-		{"with the instance's key and no private one", borrowed{own, keyOf(v.first)}, "incorrect signature"},
+		{"with the instance's key and no private one", borrowed{own, v.first.HostKeys()[0]}, "incorrect signature"},
 	} {
 		m := v.newMiddle(tt.key)
 		v.Account.Move(v.first.ID, m.addr, "")
@@ -666,8 +694,9 @@ func TestAttackMiddle(t *testing.T) {
 		}
 		v.refuses(func() {
 			argv := openssh()(testenv.NeedProgram(t, "ssh"), errand{
-				user: v.first.User(), host: "vast", port: "22", socket: v.Dirs.AgentSocket(), command: "echo $((6*7)) in",
-				proxy: filepath.Join(v.Bin, "vast-ssh") + " proxy " + name(v.first),
+				user: v.first.User(), host: "vast", port: "22", socket: v.Dirs.AgentSocket(),
+				proxy:   filepath.Join(v.Bin, "vast-ssh") + " proxy " + idOf(v.first),
+				command: "echo $((6*7)) in",
 			})
 			r := v.Run(argv[0], argv[1:]...)
 			if r.Code != 255 || r.Stdout != "" || !strings.Contains(r.Stderr, tt.stderr) {

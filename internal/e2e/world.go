@@ -16,6 +16,10 @@ import (
 	"time"
 
 	"vast-ssh/config"
+	// The programs are built by a command into which go test does not see. With what they are made of linked in, no
+	// result of before a change is taken from its cache.
+	_ "vast-ssh/internal/cli/agentcmd"
+	_ "vast-ssh/internal/cli/sshcmd"
 	"vast-ssh/internal/sim"
 	"vast-ssh/internal/sim/sshd"
 )

@@ -36,6 +36,12 @@ func (c *Client) Witness(ctx context.Context, w Witness) error {
 	return err
 }
 
+// Withdraw tells the agent that the connection of w has ended. A witness that nobody has used is forgotten.
+func (c *Client) Withdraw(ctx context.Context, w Witness) error {
+	_, err := c.call(ctx, request{Op: opWithdraw, Witness: &w})
+	return err
+}
+
 // Status asks for the agent's state.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	rep, err := c.call(ctx, request{Op: opStatus})
@@ -82,7 +88,7 @@ func (c *Client) call(ctx context.Context, req request) (reply, error) {
 		return reply{}, fmt.Errorf("talk to the agent: %w", err)
 	}
 	if rep.Error != "" {
-		return reply{}, &RefusedError{Reason: rep.Reason, Sentence: rep.Error}
+		return reply{}, &RefusedError{Reason: rep.Reason, Sentence: rep.Error, Next: rep.Hint}
 	}
 	return rep, nil
 }

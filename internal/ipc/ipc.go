@@ -37,6 +37,7 @@ type Refusal struct {
 	At       time.Time `json:"at"`
 	Reason   string    `json:"reason"`   // stable word, such as "no-witness"
 	Sentence string    `json:"sentence"` // for people
+	Count    int       `json:"count"`    // how often; At is the last time
 	Instance uint64    `json:"instance,omitempty"`
 	HostKey  string    `json:"host_key,omitempty"` // SHA256 fingerprint
 	PID      int       `json:"pid"`
@@ -61,9 +62,10 @@ type Status struct {
 type op string
 
 const (
-	opWitness op = "witness"
-	opStatus  op = "status"
-	opStop    op = "stop"
+	opWitness  op = "witness"
+	opWithdraw op = "withdraw"
+	opStatus   op = "status"
+	opStop     op = "stop"
 )
 
 type request struct {
@@ -72,9 +74,10 @@ type request struct {
 }
 
 type reply struct {
-	// Error is empty on success. Reason is the agent's word for a refusal.
+	// Error is empty on success. Reason is the agent's word for a refusal, Hint the next command to run.
 	Error  string  `json:"error,omitempty"`
 	Reason string  `json:"reason,omitempty"`
+	Hint   string  `json:"hint,omitempty"`
 	Status *Status `json:"status,omitempty"`
 }
 
@@ -82,9 +85,13 @@ type reply struct {
 type RefusedError struct {
 	Reason   string
 	Sentence string
+	Next     string // the command to run, or empty
 }
 
 func (e *RefusedError) Error() string { return e.Sentence }
+
+// Hint returns the next command to run, or nothing.
+func (e *RefusedError) Hint() string { return e.Next }
 
 func writeMessage(w io.Writer, v any) error {
 	body, err := json.Marshal(v)

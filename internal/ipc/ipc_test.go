@@ -31,9 +31,16 @@ type fakeHandler struct {
 	status  func(context.Context) Status
 	onStop  func()
 
-	mu    sync.Mutex // protects the following
-	asked []Witness
-	stops int
+	mu        sync.Mutex // protects the following
+	asked     []Witness
+	withdrawn []Witness
+	stops     int
+}
+
+func (h *fakeHandler) Withdraw(w Witness) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.withdrawn = append(h.withdrawn, w)
 }
 
 func (h *fakeHandler) Witness(ctx context.Context, w Witness) error {
@@ -135,6 +142,12 @@ func TestRoundTrips(t *testing.T) {
 		if got, err := c.Status(t.Context()); err != nil || !reflect.DeepEqual(got, testStatus) {
 			t.Errorf("status %+v, %v", got, err)
 		}
+	}
+	if err := c.Withdraw(t.Context(), testWitness); err != nil {
+		t.Error(err)
+	}
+	if len(h.withdrawn) != 1 || !reflect.DeepEqual(h.withdrawn[0], testWitness) {
+		t.Errorf("withdrawn %+v", h.withdrawn)
 	}
 	if len(h.asked) != 2 || !reflect.DeepEqual(h.asked[1], testWitness) {
 		t.Errorf("witnesses %+v", h.asked)

@@ -14,6 +14,8 @@ import (
 type Handler interface {
 	// Witness stores w, waiting until ctx ends if there are too many live ones.
 	Witness(ctx context.Context, w Witness) error
+	// Withdraw forgets w if it is live still: its connection has ended.
+	Withdraw(w Witness)
 	Status(ctx context.Context) Status
 	// Stop begins the end of the agent and returns at once.
 	Stop()
@@ -60,6 +62,9 @@ func dispatch(ctx context.Context, req request, h Handler) (rep reply) {
 	switch {
 	case req.Op == opWitness && req.Witness != nil:
 		return failure(h.Witness(ctx, *req.Witness))
+	case req.Op == opWithdraw && req.Witness != nil:
+		h.Withdraw(*req.Witness)
+		return reply{}
 	case req.Op == opStatus:
 		st := h.Status(ctx)
 		return reply{Status: &st}
@@ -76,6 +81,10 @@ func failure(err error) reply {
 	rep := reply{Error: err.Error()}
 	if re := (*RefusedError)(nil); errors.As(err, &re) {
 		rep.Reason = re.Reason
+	}
+	var hint interface{ Hint() string }
+	if errors.As(err, &hint) {
+		rep.Hint = hint.Hint()
 	}
 	return rep
 }

@@ -102,8 +102,9 @@ func answers(ctx context.Context, socket string) (bool, error) {
 	return false, fmt.Errorf("reach the agent: %w", err)
 }
 
-// awaitOther is how long an agent that somebody else is starting gets to open its sockets.
-const awaitOther = 2 * time.Second
+// awaitOther is how long an agent that somebody else is starting gets to open its sockets, or one that is stopping to
+// finish what is in flight.
+const awaitOther = 6 * time.Second
 
 // await tells whether one answers in that time. Why not is told by the one that we started.
 func (a Agent) await(ctx context.Context) bool {

@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -109,7 +110,7 @@ func fakeAgent(dir string) int {
 		return 1
 	case "floods":
 		for {
-			if _, err := report.Write(make([]byte, 1<<16)); err != nil {
+			if _, err := report.Write(bytes.Repeat([]byte("x"), 1<<16)); err != nil {
 				return 1
 			}
 		}
@@ -410,12 +411,12 @@ func TestEnsureSilent(t *testing.T) {
 	}
 }
 
-// A report is bounded.
+// A report is bounded, and so is the wait for its end.
 func TestEnsureFlood(t *testing.T) {
 	t.Parallel()
 	a, _ := newAgent(t, "floods")
 	var start *StartError
-	if err := Ensure(t.Context(), a); !errors.As(err, &start) || len(start.Reason) > maxReport {
+	if err := Ensure(t.Context(), a); !errors.As(err, &start) || start.Reason != strings.Repeat("x", maxReport) {
 		t.Errorf("got %v", err)
 	}
 }

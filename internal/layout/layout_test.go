@@ -24,7 +24,7 @@ var rows = [][]string{
 	{"known", "config", "internal/vast", "internal/custody", "internal/wire", "internal/ipc", "internal/launch"},
 	{"internal/resolve", "internal/sim"},
 	{"agent", "internal/proxy", "internal/sshconf", "internal/sim/sshd", "internal/sim/simtest"},
-	{"internal/cli/voice"},
+	{"internal/cli/voice", "internal/cli/cmdline"},
 	{"internal/cli/agentcmd", "internal/cli/sshcmd"},
 	{"cmd/vast-agent", "cmd/vast-ssh"},
 	{"bench", "internal/layout", "internal/e2e"},
@@ -39,7 +39,7 @@ var never = []struct {
 	{"agent", "vast-ssh/config", nil, "the policy agent is handed what it needs, so that it can be tested and read alone"},
 	{"internal/wire", "net", nil, "the parser of hostile bytes does no I/O"},
 	{"internal/wire", "crypto/", nil, "the parser decides nothing that needs cryptography"},
-	{"*", "github.com/urfave/cli/v2", []string{"internal/cli/agentcmd", "internal/cli/sshcmd"}, "only the verbs know the command line library"},
+	{"*", "github.com/urfave/cli/v2", []string{"internal/cli/agentcmd", "internal/cli/sshcmd", "internal/cli/cmdline"}, "only the verbs know the command line library"},
 	{"*", "vast-ssh/internal/sim", []string{"internal/sim", "internal/sim/sshd", "internal/sim/simtest", "internal/cli/sshcmd", "bench", "internal/e2e"}, "a simulated account is for the demo and for tests"},
 	{"*", "testing", []string{"internal/testenv", "internal/sim/sshd", "internal/sim/simtest", "internal/e2e"}, "test code does not ship"},
 }

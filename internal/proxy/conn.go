@@ -37,7 +37,8 @@ type Conn struct {
 	looked    bool        // exchange has looked at what it holds since the client's KEXINIT
 	reply     *wire.Reply // set once it was judged: what the server sends from here on is not looked at
 	witnessed bool        // the agent has the witness: what the client sends from here on is not looked at
-	err       error       // final, once set
+	given     *ipc.Witness
+	err       error // final, once set
 
 	clientReady chan struct{} // closed when the client's KEXINIT was seen
 	readyOnce   sync.Once
@@ -68,8 +69,14 @@ func (e *WitnessError) Error() string {
 	return fmt.Sprintf("the agent did not take the witness: %v", e.Err)
 }
 
-// Hint returns the next command to run.
-func (e *WitnessError) Hint() string { return "vast-agent status" }
+// Hint returns the agent's advice, or where to look.
+func (e *WitnessError) Hint() string {
+	var hint interface{ Hint() string }
+	if errors.As(e.Err, &hint) && hint.Hint() != "" {
+		return hint.Hint()
+	}
+	return "vast-agent status"
+}
 
 func (e *WitnessError) Unwrap() error { return e.Err }
 
@@ -115,8 +122,16 @@ func (c *Conn) Endpoint() resolve.Endpoint { return c.endpoint }
 
 // Close closes the connection and ends a Read or Write that waits.
 func (c *Conn) Close() error {
-	c.closeOnce.Do(func() { close(c.closed) })
-	c.stop()
+	c.closeOnce.Do(func() {
+		close(c.closed)
+		c.stop()
+		c.mu.Lock()
+		given := c.given
+		c.mu.Unlock()
+		if given != nil && c.cfg.Withdraw != nil {
+			c.cfg.Withdraw(*given)
+		}
+	})
 	return c.tcp.Close()
 }
 
@@ -182,19 +197,20 @@ func (c *Conn) testify() error {
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(c.ctx, ipc.Timeout)
 	defer cancel()
-	if err := c.cfg.Witness(ctx, ipc.Witness{
+	w := ipc.Witness{
 		Instance:  c.cfg.Instance,
 		HostKey:   reply.HostKey,
 		Signature: reply.Signature,
 		User:      c.cfg.User,
 		Route:     string(c.endpoint.Route),
-	}); err != nil {
+	}
+	if err := c.cfg.Witness(ctx, w); err != nil {
 		return &WitnessError{err}
 	}
 	c.cfg.trace(start, "the agent has the witness")
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.witnessed, c.exchange = true, nil
+	c.witnessed, c.given, c.exchange = true, &w, nil
 	return nil
 }
 

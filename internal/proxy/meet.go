@@ -105,14 +105,21 @@ var scanned = [][]string{
 // scanAttempts is how often one key is asked for: a busy sshd drops connections at random (MaxStartups).
 const scanAttempts = 3
 
+// scanAtOnce is how many connections a scan makes at a time. Two routes end at one sshd, which may drop connections at
+// random from ten on that have not logged in.
+const scanAtOnce = 2
+
 // Scan returns the host keys that the server at endpoint owns, in a fixed order of types: for each it has proved
 // possession by signing the exchange hash of a connection of ours. It does not log in. timeout bounds each connection.
 func Scan(ctx context.Context, e resolve.Endpoint, timeout time.Duration) ([]ssh.PublicKey, error) {
 	found := make([]ssh.PublicKey, len(scanned))
 	errs := make([]error, len(scanned))
 	var wg sync.WaitGroup
+	slots := make(chan struct{}, scanAtOnce)
 	for i, algorithms := range scanned {
 		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
 			for range scanAttempts {
 				if found[i], errs[i] = scanOne(ctx, e, algorithms, timeout); errs[i] == nil {
 					return

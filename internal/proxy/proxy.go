@@ -20,7 +20,7 @@ import (
 	"vast-ssh/known"
 )
 
-// Config says where to connect and what to demand. All fields but Ask and Trace are required.
+// Config says where to connect and what to demand. All fields but Withdraw, Ask and Trace are required.
 type Config struct {
 	Instance  uint64
 	Machine   uint64 // machine id, kept with new pins; 0 if unknown
@@ -34,6 +34,8 @@ type Config struct {
 
 	// Witness hands what was seen to the agent. Its error ends the connection.
 	Witness func(context.Context, ipc.Witness) error
+	// Withdraw, if set, takes the witness back when the connection ends. It is called once at most, by Close.
+	Withdraw func(ipc.Witness)
 
 	// Delay is the head start that each endpoint has over the next one.
 	Delay time.Duration

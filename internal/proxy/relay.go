@@ -6,6 +6,9 @@ import (
 	"io"
 	"os"
 	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Relay moves bytes between the client at in and out and the connection, until either side ends or ctx does, and closes
@@ -16,9 +19,14 @@ func Relay(ctx context.Context, c *Conn, in, out *os.File) error {
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
-	done := make(chan error, 2)
+	done := make(chan error, 3)
 	go func() { done <- toServer(c, in) }()
 	go func() { done <- toClient(c, out) }()
+	go func() {
+		if awaitGone(out, c.closed) {
+			done <- nil
+		}
+	}()
 	var err error
 	select {
 	case err = <-done:
@@ -28,6 +36,31 @@ func Relay(ctx context.Context, c *Conn, in, out *os.File) error {
 		return ctx.Err()
 	}
 	return err
+}
+
+// goneLook bounds a wait for the client's end, after which the connection may be over too.
+const goneLook = 2 * time.Second
+
+// awaitGone waits until nobody is left who could read from out, and reports so; a server that takes and sends nothing
+// would otherwise hold on to a client that is dead. It returns false when closed is, and for an out that cannot tell.
+func awaitGone(out *os.File, closed <-chan struct{}) bool {
+	info, err := out.Stat()
+	if err != nil || info.Mode()&(os.ModeNamedPipe|os.ModeSocket) == 0 {
+		return false
+	}
+	fd := int32(out.Fd())
+	for {
+		// With no events asked for, poll(2) tells of an error or a hang-up only.
+		n, err := unix.Poll([]unix.PollFd{{Fd: fd}}, int(goneLook/time.Millisecond))
+		select {
+		case <-closed:
+			return false
+		default:
+		}
+		if n > 0 || err != nil && !errors.Is(err, unix.EINTR) {
+			return n > 0
+		}
+	}
 }
 
 // relayBuffer is the size of a copy in user space, in bytes.

@@ -482,6 +482,7 @@ func startControl(t *testing.T) string {
 type gullible struct{}
 
 func (gullible) Witness(context.Context, ipc.Witness) error { return nil }
+func (gullible) Withdraw(ipc.Witness)                       {}
 func (gullible) Status(context.Context) ipc.Status          { return ipc.Status{} }
 func (gullible) Stop()                                      {}
 
@@ -616,6 +617,28 @@ func TestLoginRefused(t *testing.T) {
 			t.Errorf("the agent's state: %+v", st)
 		}
 	})
+}
+
+// A machine signs something else with its pinned key than the client's session, such as the session id of a connection of
+// its own with another machine of the user. The client finds out, and the agent must not have a witness of it.
+func TestLoginBadSignature(t *testing.T) {
+	checkLeaks(t)
+	key := newSigner(t, "ed25519")
+	s := machineWith(t, elsewhere{key})
+	pins := pinned(t, key.PublicKey())
+	a := startAgent(t, pins)
+	cfg := testConfig(pins, endpoint(t, resolve.Direct, s.addr()))
+	cfg.Witness = func(context.Context, ipc.Witness) error { t.Error("a witness was given"); return nil }
+	if _, err := Login(t.Context(), open(t, cfg), a.socket); err == nil {
+		t.Error("logged in")
+	}
+}
+
+// elsewhere signs another session id than it is asked to.
+type elsewhere struct{ ssh.Signer }
+
+func (e elsewhere) Sign(rand io.Reader, data []byte) (*ssh.Signature, error) {
+	return e.Signer.Sign(rand, bytes.Repeat([]byte{7}, len(data)))
 }
 
 // The server goes silent in the login, before and after the watched part of it.

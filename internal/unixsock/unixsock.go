@@ -46,7 +46,8 @@ type Listener struct {
 const probeTimeout = 2 * time.Second
 
 // Listen makes the socket at path, mode 0600, in a directory that atomicfile.EnsureDir accepts. A dead socket file of ours
-// is replaced; a live one is ErrInUse; any other file there is an error and stays.
+// is replaced; a live one is ErrInUse; any other file there is an error and stays. Between the look and the making nothing
+// else may listen there: callers hold a lock of their own.
 func Listen(path string) (*Listener, error) {
 	if err := atomicfile.EnsureDir(filepath.Dir(path)); err != nil {
 		return nil, err
@@ -127,9 +128,15 @@ func (l *Listener) Accept() (*Conn, error) {
 	}
 }
 
+// Lost reports that the socket file is no longer the one that Listen made, so that nobody can find it.
+func (l *Listener) Lost() bool {
+	dev, ino, err := identity(l.path)
+	return err != nil || dev != l.dev || ino != l.ino
+}
+
 // Close stops listening and removes the socket file if it is still the one that Listen made.
 func (l *Listener) Close() error {
-	if dev, ino, err := identity(l.path); err == nil && dev == l.dev && ino == l.ino {
+	if !l.Lost() {
 		os.Remove(l.path)
 	}
 	return l.l.Close()

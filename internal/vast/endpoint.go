@@ -22,10 +22,10 @@ type endpoint struct {
 type retry int
 
 const (
-	// retryNever is for POST: a key could be added twice under two ids.
+	// retryNever is for what has waits of its own.
 	retryNever retry = iota
-	// retryRefused is for DELETE. A 429 says that nothing was done. After a lost answer nobody knows, and the answer
-	// to a second DELETE, "no such instance", would not tell "the first one worked" from "that id is wrong": the
+	// retryRefused is for POST and DELETE. A 429 says that nothing was done. After a lost answer nobody knows: a key could
+	// be added twice under two ids, and the answer to a second DELETE, "no such instance", would not tell "the first one worked" from "that id is wrong": the
 	// caller has to look at the instance, which it must do anyway because a destroyed one lingers in lists.
 	retryRefused
 	// retryAlways is for what can be said twice to the same effect: GET; PUT of a state or a label, which are
@@ -41,11 +41,11 @@ var (
 	changeInstance   = endpoint{http.MethodPut, instance, time.Second, "instance_write", retryAlways}
 	destroyInstance  = endpoint{http.MethodDelete, instance, 3 * time.Second, "instance_write", retryRefused}
 	listInstanceKeys = endpoint{http.MethodGet, instance + "ssh/", time.Second, "instance_read", retryAlways}
-	attachKey        = endpoint{http.MethodPost, instance + "ssh/", time.Second, "instance_write", retryNever}
+	attachKey        = endpoint{http.MethodPost, instance + "ssh/", time.Second, "instance_write", retryRefused}
 	detachKey        = endpoint{http.MethodDelete, instance + "ssh/{key}/", 2 * time.Second, "instance_write",
 		retryRefused}
 	listAccountKeys = endpoint{http.MethodGet, "/api/v0/ssh/", time.Second, "user_read", retryAlways}
-	addAccountKey   = endpoint{http.MethodPost, "/api/v0/ssh/", time.Second, "user_write", retryNever}
+	addAccountKey   = endpoint{http.MethodPost, "/api/v0/ssh/", time.Second, "user_write", retryRefused}
 	requestLogs     = endpoint{http.MethodPut, "/api/v0/instances/request_logs/{id}/", time.Second, "instance_read",
 		retryAlways}
 

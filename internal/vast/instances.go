@@ -44,11 +44,15 @@ type PortBinding struct {
 const (
 	pageSize = 25 // the API's maximum
 	maxPages = 100
+	// listTimeouts bounds a whole list in timeouts of one page.
+	listTimeouts = 6
 )
 
 // Instances returns all instances of the account, in the order of their ids. It fails as a whole when a page does,
 // since a list with a hole would pass for the truth.
 func (c *Client) Instances(ctx context.Context) ([]Instance, error) {
+	ctx, cancel := context.WithTimeout(ctx, listTimeouts*c.timeout)
+	defer cancel()
 	var all []Instance
 	ids, tokens := make(map[uint64]bool), make(map[string]bool)
 	query := url.Values{"limit": {fmt.Sprint(pageSize)}, "order_by": {`[{"col":"id","dir":"asc"}]`}}

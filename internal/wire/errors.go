@@ -25,6 +25,8 @@ type Algorithm string
 const (
 	KeyExchange Algorithm = "key exchange method"
 	HostKey     Algorithm = "host key algorithm"
+	// Client stands for the program itself.
+	Client Algorithm = "client"
 )
 
 // ProtocolError reports bytes that are not the start of an SSH connection as this package accepts it. Text of the peer
@@ -46,12 +48,18 @@ type UnsupportedError struct {
 }
 
 func (e *UnsupportedError) Error() string {
+	if e.What == Client {
+		return fmt.Sprintf("the client %q is not served: %s", e.Name, e.Reason)
+	}
 	return fmt.Sprintf("client and server agree on the %s %q: %s", e.What, e.Name, e.Reason)
 }
 
 // Hint returns advice for the person at the client.
 func (e *UnsupportedError) Hint() string {
-	if e.What == HostKey {
+	switch e.What {
+	case Client:
+		return "use OpenSSH, PuTTY or a program that runs one of them"
+	case HostKey:
 		return "have the client ask for ssh-ed25519, ecdsa-sha2-nistp256 or rsa-sha2-512 host keys first"
 	}
 	return "have the client prefer curve25519-sha256 or a hybrid of it"

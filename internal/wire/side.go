@@ -121,9 +121,17 @@ func (s *side) ident() (bool, error) {
 	if !known || n > maxIdent || strings.ContainsFunc(version, func(r rune) bool { return r < ' ' || r > '~' }) {
 		return false, s.errorf("the identification %.*q is not one of SSH 2.0", maxIdent, version)
 	}
+	if s.who == FromClient && strings.HasPrefix(version, libssh) {
+		return false, &UnsupportedError{What: Client, Name: version,
+			Reason: "it goes on in cipher, if only to say goodbye, when the host key did not verify"}
+	}
 	s.version = version
 	return true, nil
 }
+
+// libssh begins the identification of a client library that sends NEWKEYS before it verifies the server's signature, and a
+// DISCONNECT in cipher when that fails. What it sends in cipher proves nothing. (libssh2 is another library.)
+const libssh = "SSH-2.0-libssh_"
 
 // packet reads one packet of RFC 4253 section 6, without encryption and MAC, and returns its payload, which is not
 // empty. ok is false with an error, and without one while the packet is incomplete.

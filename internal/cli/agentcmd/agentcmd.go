@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"vast-ssh/config"
+	"vast-ssh/internal/cli/cmdline"
 	"vast-ssh/internal/cli/voice"
 	"vast-ssh/internal/custody"
 	"vast-ssh/known"
@@ -73,12 +74,21 @@ func Main(ctx context.Context, env *Env, args []string) voice.Code {
 	for _, cmd := range app.Commands {
 		cmd.OnUsageError = usageError
 		cmd.HideHelpCommand = true
+		cmd.Before = noArguments
 	}
-	if err := app.RunContext(ctx, args); err != nil {
+	if err := app.RunContext(ctx, cmdline.Arrange(app, args)); err != nil {
 		voice.Error(env.Stderr, err)
 		return exitCode(err)
 	}
 	return voice.Done
+}
+
+func noArguments(c *cli.Context) error {
+	if c.NArg() > 0 {
+		return &voice.UsageError{Reason: fmt.Sprintf("%s takes no argument", c.Command.Name),
+			Next: "vast-agent " + c.Command.Name + " --help"}
+	}
+	return nil
 }
 
 func usageError(c *cli.Context, err error, _ bool) error {

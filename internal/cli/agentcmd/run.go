@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -113,7 +114,7 @@ func run(ctx context.Context, env *Env, ready func()) error {
 	})
 	ready()
 
-	<-stopping.Done()
+	awaitStop(stopping, agentSocket, controlSocket)
 	// The sockets go first, so that a new agent can be started, then what is in flight is finished, and the
 	// connections close last: that tells whoever asked for the stop that it is done.
 	controlSocket.Close()
@@ -125,6 +126,26 @@ func run(ctx context.Context, env *Env, ready func()) error {
 	end()
 	servers.Wait()
 	return drainErr
+}
+
+// lookout is how often the agent looks whether its sockets can be found.
+const lookout = 5 * time.Second
+
+// awaitStop returns when the agent is told to stop, or when one of its sockets was removed: it would be in the way of a
+// new agent, and out of reach.
+func awaitStop(ctx context.Context, sockets ...*unixsock.Listener) {
+	tick := time.NewTicker(lookout)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if slices.ContainsFunc(sockets, (*unixsock.Listener).Lost) {
+				return
+			}
+		}
+	}
 }
 
 // single makes this process the only agent of its state directory for as long as it lives.
@@ -169,6 +190,8 @@ type handler struct {
 }
 
 func (h *handler) Witness(ctx context.Context, w ipc.Witness) error { return h.agent.Witness(ctx, w) }
+
+func (h *handler) Withdraw(w ipc.Witness) { h.agent.Withdraw(w) }
 
 func (h *handler) Status(ctx context.Context) ipc.Status {
 	st := h.agent.Status(ctx)

@@ -1,7 +1,6 @@
 package sshcmd
 
 import (
-	"context"
 	"errors"
 
 	"vast-ssh/config"
@@ -25,7 +24,7 @@ func exitCode(err error) voice.Code {
 		is[*proxy.RoutesDifferError](err), is[*proxy.FirstContactError](err), is[*notShownError](err), errors.Is(err, errDeclined):
 		return voice.HostKey
 	case is[*vast.UnavailableError](err), is[*proxy.UnreachableError](err), is[*proxy.HandshakeError](err),
-		is[*resolve.NotRunningError](err), is[*resolve.NoAddressError](err), errors.Is(err, context.DeadlineExceeded):
+		is[*resolve.NotRunningError](err), is[*resolve.NoAddressError](err):
 		return voice.Unreachable
 	}
 	return voice.Failed

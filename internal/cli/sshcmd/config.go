@@ -41,5 +41,5 @@ func configCommand(env *Env) *cli.Command {
 }
 
 func noArguments(c *cli.Context) error {
-	return &voice.UsageError{Reason: fmt.Sprintf("%s takes no argument", c.Command.Name), Next: "vast-ssh " + c.Command.Name + " --help"}
+	return &voice.UsageError{Reason: fmt.Sprintf("%s takes no argument", c.Command.Name), Next: helpOf(c)}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"vast-ssh/config"
@@ -26,7 +27,7 @@ func connect(ctx context.Context, env *Env, name string, trace func(string, time
 		return nil, resolve.Target{}, err
 	}
 	start := time.Now()
-	target, err := r.Resolve(ctx, name)
+	target, err := find(ctx, r, name)
 	if err != nil {
 		return nil, target, err
 	}
@@ -46,12 +47,32 @@ func connect(ctx context.Context, env *Env, name string, trace func(string, time
 		return conn, target, err
 	}
 	moved, refreshErr := r.Refresh(ctx, target.ID)
-	if refreshErr != nil || slices.Equal(moved.Endpoints, target.Endpoints) {
-		return nil, target, errors.Join(err, refreshErr)
+	switch {
+	case is[*resolve.NotFoundError](refreshErr), is[*resolve.NotRunningError](refreshErr),
+		is[*resolve.NoSSHError](refreshErr), is[*resolve.NoAddressError](refreshErr):
+		return nil, target, refreshErr // which is why nothing answers
+	case refreshErr != nil, slices.Equal(moved.Endpoints, target.Endpoints):
+		return nil, target, err
 	}
 	cfg.Endpoints = moved.Endpoints
 	conn, err = proxy.Open(ctx, cfg)
 	return conn, moved, err
+}
+
+// findTimeout bounds the way from a name to an address, another process's lock included. One API call may take 20 s.
+const findTimeout = 45 * time.Second
+
+// find resolves a name. Since ssh knows a label by vast-<label>, that is tried as well.
+func find(ctx context.Context, r *resolve.Resolver, name string) (resolve.Target, error) {
+	ctx, cancel := context.WithTimeout(ctx, findTimeout)
+	defer cancel()
+	target, err := r.Resolve(ctx, name)
+	if label, ok := strings.CutPrefix(name, "vast-"); ok && is[*resolve.NotFoundError](err) {
+		if target, second := r.Resolve(ctx, label); !is[*resolve.NotFoundError](second) {
+			return target, second
+		}
+	}
+	return target, err
 }
 
 // meetAge is how old an address may be for a first contact. Where there is a pin, the pin decides and any address may be
@@ -100,6 +121,7 @@ func proxyConfig(env *Env, target resolve.Target, trace func(string, time.Durati
 		Endpoints:        target.Endpoints,
 		Pins:             pins,
 		Witness:          env.witness,
+		Withdraw:         env.withdraw,
 		Delay:            cfg.GatewayDelay,
 		DialTimeout:      cfg.DialTimeout,
 		HandshakeTimeout: handshakeTimeout,

@@ -2,10 +2,9 @@ package sshcmd
 
 import (
 	"context"
-	"errors"
-	"io/fs"
 	"os"
 	"sync"
+	"time"
 
 	"vast-ssh/config"
 	"vast-ssh/internal/cli/voice"
@@ -130,15 +129,15 @@ func (e *Env) witness(ctx context.Context, w ipc.Witness) error {
 	return client.Witness(ctx, w)
 }
 
-// havePublicKey checks that there is a key to log in with.
-func (e *Env) havePublicKey() error {
-	dirs, _, err := e.load()
-	if err != nil {
-		return err
+// withdrawTimeout bounds the last word to the agent, when the connection has ended.
+const withdrawTimeout = time.Second
+
+// withdraw takes a witness back. An agent that does not hear it forgets the witness a little later by itself.
+func (e *Env) withdraw(w ipc.Witness) {
+	ctx, cancel := context.WithTimeout(context.Background(), withdrawTimeout)
+	defer cancel()
+	if client, err := ipc.Dial(ctx, e.dirs.ControlSocket()); err == nil {
+		defer client.Close()
+		_ = client.Withdraw(ctx, w)
 	}
-	_, err = custody.ReadPublic(dirs.PublicKey())
-	if errors.Is(err, fs.ErrNotExist) {
-		return voice.Hinted(errors.New("you have no key for your instances yet"), "vast-ssh key init")
-	}
-	return err
 }

@@ -122,6 +122,13 @@ func saveKey(ctx context.Context, env *Env, key ed25519.PrivateKey, comment stri
 	if err := atomicfile.EnsureDir(dirs.SSH); err != nil {
 		return err
 	}
+	// A public key without its private one is most often a file that was not restored.
+	if old, err := custody.ReadPublic(dirs.PublicKey()); err == nil && !bytes.Equal(old.Marshal(), public.Marshal()) {
+		if _, err := store.Signer(ctx); is[*custody.MissingError](err) {
+			return voice.Hinted(fmt.Errorf("there is a public key, and its private key is missing: %s", dirs.PublicKey()),
+				"put the private key back, or remove that file and run the command again")
+		}
+	}
 	var exists *custody.ExistsError
 	err = store.Save(ctx, key, comment)
 	clear(key)

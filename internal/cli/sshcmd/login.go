@@ -16,8 +16,8 @@ import (
 
 	"vast-ssh/config"
 	"vast-ssh/internal/cli/voice"
+	"vast-ssh/internal/custody"
 	"vast-ssh/internal/resolve"
-	"vast-ssh/internal/term"
 	"vast-ssh/known"
 )
 
@@ -31,7 +31,10 @@ func login(ctx context.Context, env *Env, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := env.havePublicKey(); err != nil {
+	if _, err := publicKey(ctx, env); err != nil {
+		if is[*custody.MissingError](err) {
+			return voice.Hinted(errors.New("you have no key for your instances yet"), "vast-ssh key init")
+		}
 		return err
 	}
 	ssh, err := sshProgram(cfg)
@@ -80,7 +83,7 @@ func prepare(ctx context.Context, env *Env, dest dest) (resolve.Target, error) {
 		return resolve.Target{}, err
 	}
 	start := time.Now()
-	target, err := r.Resolve(ctx, dest.name)
+	target, err := find(ctx, r, dest.name)
 	if err != nil {
 		return target, err
 	}
@@ -88,8 +91,11 @@ func prepare(ctx context.Context, env *Env, dest dest) (resolve.Target, error) {
 	for _, e := range target.Endpoints {
 		trace(fmt.Sprintf("route %s %s", e.Route, e.Addr()), start)
 	}
-	if target.Problem != nil {
-		voice.Warn(env.Stderr, "the address may be old: %s", term.Safe(target.Problem.Error()))
+	switch {
+	case target.Problem != nil && target.Source == resolve.StaleCache:
+		voice.Warn(env.Stderr, "the address may be old: %v", target.Problem)
+	case target.Problem != nil:
+		voice.Warn(env.Stderr, "the address could not be kept: %v", target.Problem)
 	}
 	start = time.Now()
 	if err := env.agent(ctx); err != nil {
@@ -98,7 +104,7 @@ func prepare(ctx context.Context, env *Env, dest dest) (resolve.Target, error) {
 	trace("the agent is running", start)
 	start = time.Now()
 	if err := writeHosts(env, r); err != nil {
-		return target, err
+		voice.Warn(env.Stderr, "the hosts could not be written for ssh and editors: %v", err)
 	}
 	trace("wrote what ssh reads", start)
 	return target, warnShared(env, target.ID)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"vast-ssh/internal/cli/voice"
 	"vast-ssh/internal/resolve"
 	"vast-ssh/internal/term"
 	"vast-ssh/internal/vast"
@@ -91,7 +92,7 @@ func lsCommand(env *Env) *cli.Command {
 				return err
 			}
 			if err := refreshFiles(env, instances); err != nil {
-				return err
+				voice.Warn(env.Stderr, "the list could not be kept for ssh and editors: %v", err)
 			}
 			if c.Bool("json") {
 				return printJSON(env, rows)

@@ -1,6 +1,7 @@
 package sshcmd
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -162,13 +163,16 @@ func pinCommand(env *Env) *cli.Command {
 		Usage:     "pin the host key of an instance by its fingerprint",
 		ArgsUsage: "<instance>",
 		Flags: []cli.Flag{
-			&cli.StringSliceFlag{Name: "fingerprint", Usage: "`SHA256:…` as ssh-keygen -lf prints it on the machine", Required: true},
+			&cli.StringSliceFlag{Name: "fingerprint", Usage: "`SHA256:…` as ssh-keygen -lf prints it on the machine"},
 			&cli.BoolFlag{Name: "replace", Usage: "in place of the keys that are pinned now"},
 		},
 		Action: func(c *cli.Context) error {
 			name, err := oneArgument(c, "<instance>")
 			if err != nil {
 				return err
+			}
+			if len(c.StringSlice("fingerprint")) == 0 {
+				return &voice.UsageError{Reason: "pin needs --fingerprint SHA256:…", Next: "vast-ssh pin --help"}
 			}
 			return pinByFingerprint(c.Context, env, name, c.StringSlice("fingerprint"), c.Bool("replace"))
 		},
@@ -209,20 +213,39 @@ func pinByFingerprint(ctx context.Context, env *Env, name string, prints []strin
 		return err
 	}
 	if len(old) > 0 && !replace {
-		if !slices.ContainsFunc(pins, func(p known.Pin) bool { return file.Check(target.ID, p.Key) != nil }) {
-			fmt.Fprintf(env.Stderr, "instance %d is pinned to this key already\n", target.ID)
-			return nil
+		if confirmed, ok := confirm(old, pins); ok {
+			pins = confirmed
+		} else {
+			return wrongPin(target.ID, prints)
 		}
-		return voice.Hinted(fmt.Errorf("instance %d is pinned to another key", target.ID),
-			fmt.Sprintf("vast-ssh pin %d --replace --fingerprint %s", target.ID, prints[0]))
 	}
 	if err := file.Replace(ctx, target.ID, pins); err != nil {
 		return err
 	}
 	for _, p := range pins {
-		fmt.Fprintf(env.Stderr, "pinned instance %d to %s\n", target.ID, fingerprint(p.Key))
+		if p.Via == known.Manual {
+			fmt.Fprintf(env.Stderr, "pinned instance %d to %s\n", target.ID, fingerprint(p.Key))
+		}
 	}
 	return nil
+}
+
+// confirm returns the old pins with those that a person has now vouched for marked so. It is false if one of these is new.
+func confirm(old, vouched []known.Pin) ([]known.Pin, bool) {
+	pins := slices.Clone(old)
+	for _, v := range vouched {
+		i := slices.IndexFunc(pins, func(p known.Pin) bool { return bytes.Equal(p.Key.Marshal(), v.Key.Marshal()) })
+		if i < 0 {
+			return nil, false
+		}
+		pins[i] = v
+	}
+	return pins, true
+}
+
+func wrongPin(id uint64, prints []string) error {
+	return voice.Hinted(fmt.Errorf("instance %d is pinned to another key", id),
+		fmt.Sprintf("vast-ssh pin %d --replace --fingerprint %s", id, prints[0]))
 }
 
 func validFingerprint(s string) bool {

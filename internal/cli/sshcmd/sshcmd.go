@@ -11,7 +11,9 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"vast-ssh/internal/cli/cmdline"
 	"vast-ssh/internal/cli/voice"
+	"vast-ssh/internal/resolve"
 )
 
 // Main runs vast-ssh with the arguments args, of which the first is the program's name, and returns its exit code. It
@@ -20,9 +22,13 @@ func Main(ctx context.Context, env *Env, args []string) voice.Code {
 	app := newApp(env)
 	var err error
 	if instance, ok := sshArguments(app, args[1:]); ok {
-		err = login(ctx, env, instance)
+		if err = login(ctx, env, instance); is[*resolve.NotFoundError](err) {
+			if verb := cmdline.Nearest(app, args[1]); verb != "" {
+				err = voice.Hinted(err, fmt.Sprintf("did you mean the verb %q? vast-ssh %s", verb, verb))
+			}
+		}
 	} else {
-		err = app.RunContext(ctx, args)
+		err = app.RunContext(ctx, cmdline.Arrange(app, args))
 	}
 	var status exitStatus
 	switch {
@@ -49,8 +55,8 @@ func sshArguments(app *cli.App, args []string) ([]string, bool) {
 	switch first := args[0]; {
 	case first == "ssh":
 		return args[1:], true
-	case first == "--help", first == "-h", first == "help", first == "--version":
-		return nil, false
+	case first == "-h", first == "-V", strings.HasPrefix(first, "--"), first == "help", first == "version":
+		return nil, false // ssh has no long options, and its -h and -V would speak of ssh
 	case app.Command(first) != nil:
 		return nil, false
 	}
@@ -69,6 +75,10 @@ USAGE:
 
 VERBS:{{range .VisibleCommands}}
    {{join .Names ", "}}{{"\t"}}{{.Usage}}{{end}}
+
+PLAIN SSH AND EDITORS:
+   After this first line of ~/.ssh/config, "ssh vast-<id>" works everywhere:
+   Include ~/.ssh/vast-ssh/config
 
 EXIT CODES:
    0 done, 1 failed, 2 usage, 3 no valid API key, 4 no such instance, 5 host key
@@ -113,7 +123,7 @@ func tidy(commands []*cli.Command) {
 }
 
 func wrongSubcommand(c *cli.Context) error {
-	next := "vast-ssh " + c.Command.Name + " --help"
+	next := helpOf(c)
 	if c.NArg() == 0 {
 		return &voice.UsageError{Reason: fmt.Sprintf("%q needs a verb of its own", c.Command.Name), Next: next}
 	}
@@ -121,16 +131,18 @@ func wrongSubcommand(c *cli.Context) error {
 }
 
 func usageError(c *cli.Context, err error, _ bool) error {
-	next := strings.TrimSpace("vast-ssh " + c.Command.Name)
-	return &voice.UsageError{Reason: err.Error(), Next: next + " --help"}
+	return &voice.UsageError{Reason: err.Error(), Next: helpOf(c)}
 }
+
+// helpOf is the command that shows the help of a verb.
+func helpOf(c *cli.Context) string { return strings.TrimSpace(c.Command.HelpName) + " --help" }
 
 // oneArgument returns the only argument of a verb, which the usage calls name.
 func oneArgument(c *cli.Context, name string) (string, error) {
 	if c.NArg() != 1 {
 		return "", &voice.UsageError{
 			Reason: fmt.Sprintf("%s takes one argument, %s, and got %d", c.Command.Name, name, c.NArg()),
-			Next:   "vast-ssh " + c.Command.HelpName[strings.IndexByte(c.Command.HelpName, ' ')+1:] + " --help",
+			Next:   helpOf(c),
 		}
 	}
 	return c.Args().First(), nil

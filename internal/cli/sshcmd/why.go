@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
@@ -22,6 +23,7 @@ var next = map[string]string{
 	"not-pinned":      "vast-ssh pins",
 	"forwarded":       "connect from this machine, with ssh -J if you go through another one",
 	"key-unavailable": "vast-ssh key show",
+	"unused":          "let it in, and wait 20 seconds: vast-ssh key attach <instance>",
 }
 
 func whyCommand(env *Env) *cli.Command {
@@ -73,7 +75,8 @@ func why(c *cli.Context, env *Env, only uint64) error {
 		return printJSON(env, refusals)
 	}
 	if len(refusals) == 0 {
-		fmt.Fprintf(env.Stderr, "the agent has refused nothing since %s\n", st.Started.Local().Format("2006-01-02 15:04:05"))
+		fmt.Fprintf(env.Stderr, "the agent has refused nothing since %s; a refused host key is told at the login itself\n",
+			st.Started.Local().Format(time.DateTime))
 		return nil
 	}
 	for _, r := range refusals {
