@@ -36,7 +36,7 @@ while [ $# -gt 0 ]; do
 done
 case $prefix in
     /*) ;;
-    '') fail "HOME is not set" "sh install.sh --prefix /some/directory" 2 ;;
+    '') fail "there is no directory to install to" "sh install.sh --prefix /some/directory" 2 ;;
     *) prefix=$(pwd)/$prefix ;;
 esac
 bin=$prefix/bin
@@ -44,19 +44,29 @@ cd "$(dirname "$0")"
 
 run() {
     if [ "$dry" = yes ]; then
-        echo "would run: $*"
+        printf 'would run:'
+        for word in "$@"; do printf " '%s'" "$word"; done
+        echo
     else
         "$@"
     fi
 }
 
 if [ "$uninstall" = yes ]; then
+    if [ ! -e "$bin/vast-ssh" ] && [ ! -e "$bin/vast-agent" ]; then
+        echo "vast-ssh is not installed in $bin"
+        exit 0
+    fi
     if [ -x "$bin/vast-agent" ]; then
         # An agent that is not running is fine, and so is one that will not stop: it goes with the session.
-        run "$bin/vast-agent" stop || true
+        run "$bin/vast-agent" stop 2>/dev/null || true
     fi
     run rm -f "$bin/vast-ssh" "$bin/vast-agent"
-    [ "$dry" = yes ] || echo "removed vast-ssh and vast-agent from $bin; your keys and pins in ~/.ssh/vast-ssh stay"
+    [ "$dry" = yes ] || cat <<EOF
+removed vast-ssh and vast-agent from $bin
+your key and pins stay in ~/.ssh/vast-ssh; ~/.local/state/vast-ssh and ~/.cache/vast-ssh may be deleted
+remove the line "Include ~/.ssh/vast-ssh/config" from ~/.ssh/config if you have added it
+EOF
     exit 0
 fi
 

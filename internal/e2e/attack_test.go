@@ -182,11 +182,11 @@ func (v *victim) publicKey() string {
 	return path
 }
 
-// sshAdd runs ssh-add, for which every passphrase is its question, and returns all it said.
+// sshAdd runs ssh-add, to which every passphrase is empty, and returns all it said.
 func (v *victim) sshAdd(socket string, args ...string) (code int, said string) {
 	v.t.Helper()
-	echo := testenv.NeedProgram(v.t, "echo")
-	r := v.RunEnv([]string{"SSH_AUTH_SOCK=" + socket, "SSH_ASKPASS=" + echo, "SSH_ASKPASS_REQUIRE=force", "DISPLAY=none"},
+	askpass := testenv.NeedProgram(v.t, "true")
+	r := v.RunEnv([]string{"SSH_AUTH_SOCK=" + socket, "SSH_ASKPASS=" + askpass, "SSH_ASKPASS_REQUIRE=force", "DISPLAY=none"},
 		testenv.NeedProgram(v.t, "ssh-add"), args...)
 	return r.Code, r.Stdout + r.Stderr
 }
