@@ -150,9 +150,6 @@ func (a Agent) start(ctx context.Context) (string, error) {
 	go cmd.Wait() // so that an agent that ends while we live does not stay a zombie
 	w.Close()
 
-	if d, ok := ctx.Deadline(); ok {
-		r.SetReadDeadline(d)
-	}
 	stop := context.AfterFunc(ctx, func() { r.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	report, err := io.ReadAll(io.LimitReader(r, maxReport))

@@ -33,12 +33,12 @@ type Conn struct {
 
 	mu        sync.Mutex // protects the following
 	exchange  *wire.Exchange
-	readable  []byte      // may be read by the client
-	looked    bool        // exchange has looked at what it holds since the client's KEXINIT
-	reply     *wire.Reply // set once it was judged: what the server sends from here on is not looked at
-	witnessed bool        // the agent has the witness: what the client sends from here on is not looked at
-	given     *ipc.Witness
-	err       error // final, once set
+	readable  []byte       // may be read by the client
+	looked    bool         // exchange has looked at what it holds since the client's KEXINIT
+	reply     *wire.Reply  // set once it was judged: what the server sends from here on is not looked at
+	witnessed bool         // the agent has the witness: what the client sends from here on is not looked at
+	given     *ipc.Witness // until it was withdrawn
+	err       error        // final, once set
 
 	clientReady chan struct{} // closed when the client's KEXINIT was seen
 	readyOnce   sync.Once
@@ -120,19 +120,25 @@ func newConn(ctx context.Context, cfg Config, l *link) *Conn {
 // Endpoint is the one that was reached.
 func (c *Conn) Endpoint() resolve.Endpoint { return c.endpoint }
 
-// Close closes the connection and ends a Read or Write that waits.
+// Close closes the connection and ends a Read or Write that waits. Then it takes the witness back.
 func (c *Conn) Close() error {
+	err := c.tcp.Close()
 	c.closeOnce.Do(func() {
 		close(c.closed)
 		c.stop()
-		c.mu.Lock()
-		given := c.given
-		c.mu.Unlock()
-		if given != nil && c.cfg.Withdraw != nil {
-			c.cfg.Withdraw(*given)
-		}
+		c.withdraw()
 	})
-	return c.tcp.Close()
+	return err
+}
+
+func (c *Conn) withdraw() {
+	c.mu.Lock()
+	given := c.given
+	c.given = nil
+	c.mu.Unlock()
+	if given != nil && c.cfg.Withdraw != nil {
+		c.cfg.Withdraw(*given)
+	}
 }
 
 // Write sends bytes of the client: those in cipher only after the agent holds the witness.
@@ -209,8 +215,13 @@ func (c *Conn) testify() error {
 	}
 	c.cfg.trace(start, "the agent has the witness")
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.witnessed, c.given, c.exchange = true, &w, nil
+	c.mu.Unlock()
+	select {
+	case <-c.closed: // while the agent answered
+		c.withdraw()
+	default:
+	}
 	return nil
 }
 

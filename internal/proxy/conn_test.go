@@ -340,11 +340,18 @@ func TestWitnessRefused(t *testing.T) {
 		os.ErrClosed,
 		net.ErrClosed,
 		context.DeadlineExceeded,
+		&ipc.RefusedError{Reason: "key-unavailable", Sentence: "locked", Next: "vast-agent unlock"},
 	} {
 		t.Run(cause.Error(), func(t *testing.T) {
 			check := func(err error) {
 				t.Helper()
-				wantText(t, errors.New(wantAs[*WitnessError](t, err).Hint()), "vast-agent status")
+				hint := "vast-agent status"
+				if refused, ok := cause.(*ipc.RefusedError); ok && refused.Next != "" {
+					hint = refused.Next
+				}
+				if got := wantAs[*WitnessError](t, err).Hint(); got != hint {
+					t.Errorf("the hint is %q, want %q", got, hint)
+				}
 				wantIs(t, err, cause)
 				wantText(t, err, "agent")
 			}
@@ -445,6 +452,56 @@ func TestWitnessContext(t *testing.T) {
 	if n > h.cipher-h.newKeys {
 		t.Errorf("%d bytes in cipher went on", n-(h.cipher-h.newKeys))
 	}
+}
+
+// The end of a connection takes its witness back, once, also when it comes while the agent is being asked.
+func TestWithdraw(t *testing.T) {
+	h := handshakeNamed(t, "openssh-curve25519-sha256")
+	for name, whileAsking := range map[string]bool{"after it": false, "while the agent is asked": true} {
+		t.Run(name, func(t *testing.T) {
+			checkLeaks(t)
+			gone := make(chan error, 1)
+			s := serve(t, replay(h, nil, silent(gone)))
+			var given, withdrawn witnesses
+			var c *Conn
+			cfg := testConfig(pinned(t, h.key), endpoint(t, resolve.Direct, s.addr()))
+			cfg.Witness = func(ctx context.Context, w ipc.Witness) error {
+				if whileAsking {
+					c.Close()
+				}
+				return given.take(ctx, w)
+			}
+			cfg.Withdraw = func(w ipc.Witness) {
+				if len(given.all()) == 0 {
+					t.Error("withdrawn before it was given")
+				}
+				checkGone(t, gone) // the connection is closed by then
+				withdrawn.take(t.Context(), w)
+			}
+			c = open(t, cfg)
+			if _, err := c.Write(h.FromClient[:h.newKeys]); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(c, make([]byte, h.replyEnd)); err != nil {
+				t.Fatal(err)
+			}
+			c.Write(h.FromClient[h.newKeys:])
+			for range 3 {
+				c.Close()
+			}
+			if !reflect.DeepEqual(given.all(), withdrawn.all()) || len(given.all()) != 1 {
+				t.Errorf("given %d times, withdrawn %d times", len(given.all()), len(withdrawn.all()))
+			}
+		})
+	}
+	t.Run("nothing given", func(t *testing.T) {
+		checkLeaks(t)
+		s := serve(t, replay(h, nil, drain))
+		cfg := testConfig(pinned(t, h.key), endpoint(t, resolve.Direct, s.addr()))
+		cfg.Witness = func(context.Context, ipc.Witness) error { return errors.New("no") }
+		cfg.Withdraw = func(ipc.Witness) { t.Error("withdrawn") }
+		relayed(t, open(t, cfg), h.FromClient[:h.newKeys], h.FromServer[:h.replyEnd], h.FromClient[h.newKeys:])
+	})
 }
 
 // Pins that cannot be read, or are gone by now, match nothing.

@@ -34,7 +34,7 @@ type Config struct {
 
 	// Witness hands what was seen to the agent. Its error ends the connection.
 	Witness func(context.Context, ipc.Witness) error
-	// Withdraw, if set, takes the witness back when the connection ends. It is called once at most, by Close.
+	// Withdraw, if set, takes the witness back when the connection ends. It is called once at most.
 	Withdraw func(ipc.Witness)
 
 	// Delay is the head start that each endpoint has over the next one.

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"io"
 	"os"
+	"runtime"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,15 +19,20 @@ func Relay(ctx context.Context, c *Conn, in, out *os.File) error {
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
+	over, end, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer end.Close()
 	done := make(chan error, 3)
 	go func() { done <- toServer(c, in) }()
 	go func() { done <- toClient(c, out) }()
 	go func() {
-		if awaitGone(out, c.closed) {
+		defer over.Close()
+		if awaitGone(out, over) {
 			done <- nil
 		}
 	}()
-	var err error
 	select {
 	case err = <-done:
 	case <-ctx.Done(): // and a side that waits for its pipe stays behind: nothing of c wakes it
@@ -38,27 +43,21 @@ func Relay(ctx context.Context, c *Conn, in, out *os.File) error {
 	return err
 }
 
-// goneLook bounds a wait for the client's end, after which the connection may be over too.
-const goneLook = 2 * time.Second
-
-// awaitGone waits until nobody is left who could read from out, and reports so; a server that takes and sends nothing
-// would otherwise hold on to a client that is dead. It returns false when closed is, and for an out that cannot tell.
-func awaitGone(out *os.File, closed <-chan struct{}) bool {
+// awaitGone waits until nobody is left who could read from out, and reports so: a server that takes and sends nothing
+// would otherwise hold on to a client that is dead. It returns false when the other end of the pipe over is closed, and
+// for an out that cannot tell.
+func awaitGone(out, over *os.File) bool {
 	info, err := out.Stat()
 	if err != nil || info.Mode()&(os.ModeNamedPipe|os.ModeSocket) == 0 {
 		return false
 	}
-	fd := int32(out.Fd())
+	// With no events asked for, poll(2) tells of an error or a hang-up only.
+	fds := []unix.PollFd{{Fd: int32(out.Fd())}, {Fd: int32(over.Fd())}}
+	defer runtime.KeepAlive(out)
 	for {
-		// With no events asked for, poll(2) tells of an error or a hang-up only.
-		n, err := unix.Poll([]unix.PollFd{{Fd: fd}}, int(goneLook/time.Millisecond))
-		select {
-		case <-closed:
-			return false
-		default:
-		}
-		if n > 0 || err != nil && !errors.Is(err, unix.EINTR) {
-			return n > 0
+		_, err := unix.Poll(fds, -1)
+		if !errors.Is(err, unix.EINTR) {
+			return err == nil && fds[1].Revents == 0
 		}
 	}
 }

@@ -317,6 +317,19 @@ func TestRelayStdoutClosed(t *testing.T) {
 	}
 }
 
+// The client is dead, and a server that takes and sends nothing does not keep its connection.
+func TestRelayClientDead(t *testing.T) {
+	forKinds(t, func(t *testing.T, kind string) {
+		s := newSession(t, kind)
+		fill(t, s.toProxy)
+		s.toProxy.Close()
+		s.fromHere.Close()
+		if err := await(t, "the end of the relay", s.result); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // fill writes until whoever should read has taken nothing for a while, so that everything in between is full.
 func fill(t *testing.T, w interface {
 	io.Writer
