@@ -107,7 +107,7 @@ func New(cfg Config) (*Agent, error) {
 
 // Witness takes in what the proxy saw of a key exchange. It refuses, with an *ipc.RefusedError, a host key that is not
 // pinned for the instance now, anything that could never verify, and every login while the private key is out of reach.
-// When MaxWitnesses are live it waits until one is spent or expires, or ctx ends.
+// When MaxWitnesses are live it waits until one is spent or expires; if ctx ends before, the reason is ipc.Busy.
 func (a *Agent) Witness(ctx context.Context, w ipc.Witness) error {
 	parsed, refusal := a.admit(ctx, w)
 	if refusal != nil {
@@ -116,7 +116,8 @@ func (a *Agent) Witness(ctx context.Context, w ipc.Witness) error {
 		return &ipc.RefusedError{Reason: string(refusal.Reason), Sentence: refusal.sentence(), Next: refusal.next}
 	}
 	if err := a.witnesses.add(ctx, parsed); err != nil {
-		return fmt.Errorf("the agent has no room for another login at this moment: %w", err)
+		return &ipc.RefusedError{Reason: ipc.Busy,
+			Sentence: fmt.Sprintf("the agent has %d other logins at hand", MaxWitnesses)}
 	}
 	return nil
 }

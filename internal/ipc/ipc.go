@@ -81,6 +81,9 @@ type reply struct {
 	Status *Status `json:"status,omitempty"`
 }
 
+// Busy is the reason of a refusal that may be another in a moment: the agent holds as many witnesses as it takes.
+const Busy = "busy"
+
 // RefusedError is the agent's refusal of a request on the control socket.
 type RefusedError struct {
 	Reason   string

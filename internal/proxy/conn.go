@@ -201,8 +201,6 @@ func (c *Conn) testify() error {
 	reply := c.reply
 	c.mu.Unlock()
 	start := time.Now()
-	ctx, cancel := context.WithTimeout(c.ctx, ipc.Timeout)
-	defer cancel()
 	w := ipc.Witness{
 		Instance:  c.cfg.Instance,
 		HostKey:   reply.HostKey,
@@ -210,7 +208,7 @@ func (c *Conn) testify() error {
 		User:      c.cfg.User,
 		Route:     string(c.endpoint.Route),
 	}
-	if err := c.cfg.Witness(ctx, w); err != nil {
+	if err := c.submit(w, start.Add(c.cfg.HandshakeTimeout)); err != nil {
 		return &WitnessError{err}
 	}
 	c.cfg.trace(start, "the agent has the witness")
@@ -223,6 +221,24 @@ func (c *Conn) testify() error {
 	default:
 	}
 	return nil
+}
+
+// submit asks the agent to take w, again as long as it is busy and until, and in time for one answer at least.
+func (c *Conn) submit(w ipc.Witness, until time.Time) error {
+	for {
+		ctx, cancel := context.WithTimeout(c.ctx, ipc.Timeout)
+		err := c.cfg.Witness(ctx, w)
+		cancel()
+		var refused *ipc.RefusedError
+		if !errors.As(err, &refused) || refused.Reason != ipc.Busy || time.Now().After(until) {
+			return err
+		}
+		select {
+		case <-c.closed:
+			return net.ErrClosed
+		default:
+		}
+	}
 }
 
 // Read gives bytes of the server: all of them in their order, those of the key exchange reply and behind it only after
