@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"vast-ssh/internal/ipc"
 )
 
 // TestOneSignatureForASession asks from many connections at once.
