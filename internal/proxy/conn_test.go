@@ -387,10 +387,15 @@ func checkNoCipher(t *testing.T, h *handshake, heard <-chan []byte) {
 func refuseWitness(t *testing.T, h *handshake, seed uint64, cause error) error {
 	t.Helper()
 	c, heard := witnessRefused(t, h, seed, cause)
-	go writePieces(c, h.FromClient[:h.newKeys], source(seed+100))
+	wrote := make(chan struct{})
+	go func() {
+		defer close(wrote)
+		writePieces(c, h.FromClient[:h.newKeys], source(seed+100))
+	}()
 	if _, err := io.ReadFull(c, make([]byte, h.replyEnd)); err != nil {
 		t.Fatal(err)
 	}
+	await(t, "the client's start", wrote)
 	// A reader that waits learns of it.
 	read := make(chan error, 1)
 	go func() {

@@ -23,11 +23,16 @@ func Relay(ctx context.Context, c *Conn, in, out *os.File) error {
 	if err != nil {
 		return err
 	}
-	defer end.Close()
+	watched := make(chan struct{})
+	defer func() { // out is the caller's again when this has returned
+		end.Close()
+		<-watched
+	}()
 	done := make(chan error, 3)
 	go func() { done <- toServer(c, in) }()
 	go func() { done <- toClient(c, out) }()
 	go func() {
+		defer close(watched)
 		defer over.Close()
 		if awaitGone(out, over) {
 			done <- nil
@@ -51,15 +56,30 @@ func awaitGone(out, over *os.File) bool {
 	if err != nil || info.Mode()&(os.ModeNamedPipe|os.ModeSocket) == 0 {
 		return false
 	}
-	// With no events asked for, poll(2) tells of an error or a hang-up only.
-	fds := []unix.PollFd{{Fd: int32(out.Fd())}, {Fd: int32(over.Fd())}}
+	client, ok := descriptor(out)
+	watch, ok2 := descriptor(over)
+	if !ok || !ok2 {
+		return false
+	}
 	defer runtime.KeepAlive(out)
+	// With no events asked for, poll(2) tells of an error or a hang-up only.
+	fds := []unix.PollFd{{Fd: int32(client)}, {Fd: int32(watch)}}
 	for {
 		_, err := unix.Poll(fds, -1)
 		if !errors.Is(err, unix.EINTR) {
 			return err == nil && fds[1].Revents == 0
 		}
 	}
+}
+
+// descriptor returns the descriptor of f, which keeps its mode, and whether f is open.
+func descriptor(f *os.File) (fd int, ok bool) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return 0, false
+	}
+	err = raw.Control(func(d uintptr) { fd = int(d) })
+	return fd, err == nil
 }
 
 // relayBuffer is the size of a copy in user space, in bytes.

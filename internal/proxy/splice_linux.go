@@ -35,15 +35,15 @@ func spliceAll(
 	wait func(syscall.RawConn, func(fd uintptr) bool) error,
 	splice func(socket, pipe int) (int64, error),
 ) (handled bool, err error) {
-	if !isPipe(f) {
+	pipe, ok := openPipe(f)
+	if !ok {
 		return false, nil
 	}
+	defer runtime.KeepAlive(f) // its finalizer would close pipe
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return false, nil
 	}
-	pipe := int(f.Fd())
-	defer runtime.KeepAlive(f) // its finalizer would close pipe
 	for {
 		if err := awaitPipe(pipe, events); err != nil {
 			return true, err
@@ -78,12 +78,14 @@ func awaitPipe(pipe int, events int16) error {
 	}
 }
 
-// isPipe tells whether f is a pipe, and makes it larger where that is allowed.
-func isPipe(f *os.File) bool {
+// openPipe returns the descriptor of f if it is a pipe, and makes the pipe larger where that is allowed.
+func openPipe(f *os.File) (fd int, ok bool) {
 	info, err := f.Stat()
 	if err != nil || info.Mode()&os.ModeNamedPipe == 0 {
-		return false
+		return 0, false
 	}
-	unix.FcntlInt(f.Fd(), unix.F_SETPIPE_SZ, spliceMax)
-	return true
+	if fd, ok = descriptor(f); ok {
+		unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, spliceMax)
+	}
+	return fd, ok
 }
