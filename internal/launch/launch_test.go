@@ -399,7 +399,7 @@ func checkStartError(t *testing.T, a Agent, err error, reason string) {
 func TestEnsureSilent(t *testing.T) {
 	a, dir := newAgent(t, "silent")
 	for range 2 {
-		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		checkStartError(t, a, Ensure(ctx, a), "in time")
 		cancel()
 	}

@@ -235,20 +235,23 @@ func TestDialCancel(t *testing.T) {
 
 func TestDialDeadline(t *testing.T) {
 	checkLeaks(t)
-	gone := make(chan error, 1)
-	for range 10 {
-		cfg := dialConfig(t, closedPort(t), serve(t, silent(gone)).addr())
-		cfg.DialTimeout = 50 * time.Millisecond
+	for range 5 {
+		gone := make(chan error, 1)
+		s := serve(t, silent(gone))
+		cfg := dialConfig(t, closedPort(t), s.addr())
+		cfg.DialTimeout = 200 * time.Millisecond
 		_, err := dial(t.Context(), cfg)
 		unreachable := wantAs[*UnreachableError](t, err)
 		if len(unreachable.Attempts) != 2 {
 			t.Fatalf("attempts %v", unreachable.Attempts)
 		}
 		wantIs(t, unreachable.Attempts[0].Err, syscall.ECONNREFUSED)
-		wantText(t, unreachable.Attempts[1].Err, "no answer in 50ms")
+		wantText(t, unreachable.Attempts[1].Err, "no answer in 200ms")
 		wantText(t, err, "1234567", "direct "+cfg.Endpoints[0].Addr(), "gateway "+cfg.Endpoints[1].Addr())
 		wantText(t, errors.New(unreachable.Hint()), "vast-ssh show 1234567")
-		checkGone(t, gone)
+		for range s.accepted() { // none on a machine that is busy enough
+			checkGone(t, gone)
+		}
 	}
 }
 

@@ -170,7 +170,7 @@ func newAgent(env *Env) (*agent.Agent, *keys, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	k := &keys{store: store, public: env.Dirs.PublicKey()}
+	k := &keys{store: store, path: env.Dirs.PublicKey()}
 	a, err := agent.New(agent.Config{
 		Keys:        k,
 		Pins:        pins{env.Pins()},
