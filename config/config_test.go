@@ -44,6 +44,14 @@ func TestDefaults(t *testing.T) {
 		{"custody", "file", "default"},
 		{"first_contact", "tofu", "default"},
 		{"user", "root", "default"},
+		{"users", "[]", "default"},
+		{"accept", "witness", "default"},
+		{"hops", "[]", "default"},
+		{"confirm", "never", "default"},
+		{"askpass", "", "default"},
+		{"notify", "off", "default"},
+		{"idle_lock", "0s", "default"},
+		{"screen_lock", "on", "default"},
 		{"witness_life", "30s", "default"},
 		{"cache_fresh", "5m", "default"},
 		{"api_timeout", "20s", "default"},
@@ -56,7 +64,8 @@ func TestDefaults(t *testing.T) {
 		t.Errorf("values\n%v\nwant\n%v", got, want)
 	}
 	c.values = nil
-	wantConfig := &Config{Custody: CustodyFile, FirstContact: ContactTOFU, User: "root", WitnessLife: 30 * time.Second,
+	wantConfig := &Config{Custody: CustodyFile, FirstContact: ContactTOFU, User: "root", Accept: AcceptWitness,
+		Confirm: ConfirmNever, ScreenLock: true, WitnessLife: 30 * time.Second,
 		CacheFresh: 5 * time.Minute, APITimeout: 20 * time.Second, DialTimeout: 10 * time.Second,
 		GatewayDelay: 250 * time.Millisecond, APIURL: "https://console.vast.ai"}
 	if !reflect.DeepEqual(c, wantConfig) {
@@ -70,6 +79,15 @@ custody = "keyring"
 
 first_contact = 'ask'
 user = "ubuntu"
+users = [ "dev", 'a@12',
+  "b@vast-13" ]
+accept = "bind"
+hops = ["12>13", "vast-13 > 12"]
+confirm = "first"
+askpass = "/usr/bin/ssh-askpass"
+notify = "on"
+idle_lock = "30m"
+screen_lock = "off"
 "witness_life" = "1s"
 cache_fresh = "0"
 api_timeout = "2m"
@@ -85,19 +103,29 @@ api_url = "http://127.0.0.1:8080/base"`)
 		{"custody", "keyring", "file:2"},
 		{"first_contact", "ask", "file:4"},
 		{"user", "ubuntu", "file:5"},
-		{"witness_life", "1s", "file:6"},
-		{"cache_fresh", "0", "file:7"},
-		{"api_timeout", "2m", "file:8"},
-		{"dial_timeout", "1m30s", "file:9"},
-		{"gateway_delay", "10s", "file:10"},
-		{"ssh", "/opt/my ssh/bin/ssh", "file:11"},
-		{"api_url", "http://127.0.0.1:8080/base", "file:12"},
+		{"users", `["dev", "a@12", "b@vast-13"]`, "file:6"},
+		{"accept", "bind", "file:8"},
+		{"hops", `["12>13", "vast-13 > 12"]`, "file:9"},
+		{"confirm", "first", "file:10"},
+		{"askpass", "/usr/bin/ssh-askpass", "file:11"},
+		{"notify", "on", "file:12"},
+		{"idle_lock", "30m", "file:13"},
+		{"screen_lock", "off", "file:14"},
+		{"witness_life", "1s", "file:15"},
+		{"cache_fresh", "0", "file:16"},
+		{"api_timeout", "2m", "file:17"},
+		{"dial_timeout", "1m30s", "file:18"},
+		{"gateway_delay", "10s", "file:19"},
+		{"ssh", "/opt/my ssh/bin/ssh", "file:20"},
+		{"api_url", "http://127.0.0.1:8080/base", "file:21"},
 	}
 	if got := c.Values(); !reflect.DeepEqual(got, want) {
 		t.Errorf("values\n%v\nwant\n%v", got, want)
 	}
 	c.values = nil
 	wantConfig := &Config{Custody: CustodyKeyring, FirstContact: ContactAsk, User: "ubuntu", WitnessLife: time.Second,
+		Users: []UserAt{{"dev", 0}, {"a", 12}, {"b", 13}}, Accept: AcceptBind, Hops: []Hop{{12, 13}, {13, 12}},
+		Confirm: ConfirmFirst, Askpass: "/usr/bin/ssh-askpass", Notify: true, IdleLock: 30 * time.Minute,
 		APITimeout: 2 * time.Minute, DialTimeout: 90 * time.Second, GatewayDelay: 10 * time.Second,
 		SSH: "/opt/my ssh/bin/ssh", APIURL: "http://127.0.0.1:8080/base"}
 	if !reflect.DeepEqual(c, wantConfig) {
@@ -114,7 +142,7 @@ func TestEnvironmentGoesBeforeFile(t *testing.T) {
 	if c.APIURL != "https://env.example" {
 		t.Errorf("APIURL = %q", c.APIURL)
 	}
-	if got := c.Values()[9]; got != (Value{"api_url", "https://env.example", "environment VAST_URL"}) {
+	if got := c.Values()[17]; got != (Value{"api_url", "https://env.example", "environment VAST_URL"}) {
 		t.Errorf("value %v", got)
 	}
 	_, err = Load(path, env("VAST_URL", "https://user:canary@env.example"))
@@ -134,7 +162,8 @@ func TestErrors(t *testing.T) {
 		want string // the error after "FILE:LINE: "
 		hint string
 	}{
-		{"\n\nacept = \"canary\"", 3, `unknown key "acept"`, ``},
+		{"\n\nacept = \"canary\"", 3, `unknown key "acept"`, `did you mean "accept"?`},
+		{"zzz = \"canary\"", 1, `unknown key "zzz"`, ``},
 		{"custdy = \"canary\"", 1, `unknown key "custdy"`, `did you mean "custody"?`},
 		{"user = \"a\"\nFirst-Contact = \"canary\"", 2, `unknown key "First-Contact"`, `did you mean "first_contact"?`},
 		{"api_urls = \"canary\"", 1, `unknown key "api_urls"`, `did you mean "api_url"?`},
@@ -150,6 +179,10 @@ func TestErrors(t *testing.T) {
 			`a duration from 1s to 5m, such as "30s"`, ``},
 		{"ssh = [\"canary\"]", 1, `ssh must be a string in quotes: empty or the absolute path of the ssh program`, ``},
 		{"ssh = {canary=1}", 1, `ssh must be a string in quotes: empty or the absolute path of the ssh program`, ``},
+		{"users = \"canary\"", 1, `users must be an array of strings in quotes: user names ("ubuntu"), for one instance ` +
+			`with its id ("ubuntu@1234567"): a small letter or _, then up to 31 of a-z, 0-9, _ and -`, ``},
+		{"hops = [[\"canary\"]]", 1, `hops must be pairs of instance ids, such as "1234567>2345678"`, ``},
+		{"hops = [17]", 1, `hops must be pairs of instance ids, such as "1234567>2345678"`, ``},
 		{"custody = \"canary\"", 1, `custody must be one of "file", "keyring"`, ``},
 		{"first_contact = \"Tofu\"", 1, `first_contact must be one of "tofu", "two-path", "manual", "ask"`, ``},
 		{"first_contact = \"canary", 1, `not valid TOML: unterminated basic string`, ``},
@@ -236,6 +269,34 @@ func TestValues(t *testing.T) {
 	}
 }
 
+func TestArrays(t *testing.T) {
+	many := strings.Repeat(`"a",`, maxElements)
+	for key, tt := range map[string]struct{ good, bad []string }{
+		"users": {
+			[]string{``, `"root"`, `"root", "a@1", "a@vast-1"`, many},
+			[]string{`""`, `"Root"`, `"a@"`, `"a@0"`, `"a@b"`, `"@1"`, `"a@1@2"`, `"a@-1"`, `"a%h"`, `"a", "B"`, `1`,
+				`"a@99999999999999999999"`, many + `"a"`},
+		},
+		"hops": {
+			[]string{``, `"1>2"`, `"vast-1 > vast-2", "2>1"`},
+			[]string{`""`, `"1"`, `">"`, `"1>"`, `">1"`, `"1>1"`, `"1>2>3"`, `"0>1"`, `"a>b"`, `"1<2"`, `["1>2"]`},
+		},
+	} {
+		for _, text := range tt.good {
+			if _, err := Load(write(t, key+" = ["+text+"]"), noEnv); err != nil {
+				t.Errorf("%s = [%.60s]: %v", key, text, err)
+			}
+		}
+		for _, text := range tt.bad {
+			_, err := Load(write(t, key+" = ["+text+"]"), noEnv)
+			var e *Error
+			if !errors.As(err, &e) || e.Key != key {
+				t.Errorf("%s = [%.60s]: err = %v, want an *Error", key, text, err)
+			}
+		}
+	}
+}
+
 func TestFileItself(t *testing.T) {
 	dir := t.TempDir()
 	bad := map[string]func(path string) error{
@@ -297,7 +358,7 @@ func writeMode(path, text string, mode os.FileMode) error {
 
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{"", "user = \"root\"\r\n", "user =", "[user]", "a.b=1", "x = {a=[1,{b=2}]}",
-		"\"\\u0000\"=''", "user=\"\"\"\n",
+		"hops=['1>2',[],{}]", "users=['a\x7f@1']", "\"\\u0000\"=''", "user=\"\"\"\n",
 		"# \xff", "d = 1979-05-27T07:32:00Z", "ssh=\"/\\u007f\""} {
 		f.Add([]byte(seed))
 	}

@@ -75,6 +75,9 @@ func (d Dirs) StartLock() string { return filepath.Join(d.State, "start.lock") }
 // AgentLog is what the agent writes to its stderr.
 func (d Dirs) AgentLog() string { return filepath.Join(d.State, "agent.log") }
 
+// Decisions is the directory of the agent's log of decisions.
+func (d Dirs) Decisions() string { return filepath.Join(d.State, "decisions") }
+
 // WipeReports is the directory of wipe reports.
 func (d Dirs) WipeReports() string { return filepath.Join(d.State, "wipe") }
 

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -33,10 +34,12 @@ func Load(path string, getenv func(string) string) (*Config, error) {
 	}
 	c := &Config{values: make([]Value, len(keys))}
 	for i, k := range keys {
-		if !k.set(c, k.fallback) {
+		c.values[i] = Value{Key: k.name, Text: k.fallback, Source: "default"}
+		if k.add != nil {
+			c.values[i].Text = "[]"
+		} else if !k.set(c, k.fallback) {
 			panic("config: the default of " + k.name + " is not valid")
 		}
-		c.values[i] = Value{Key: k.name, Text: k.fallback, Source: "default"}
 	}
 	if err := c.parse(path, data); err != nil {
 		return nil, err
@@ -135,17 +138,41 @@ func (c *Config) apply(p *unstable.Parser, expr *unstable.Node) *Error {
 	case c.values[i].Source != "default":
 		e.Reason = fmt.Sprintf("%s is set a second time", name)
 		return e
-	case expr.Value().Kind != unstable.String:
-		e.Reason = fmt.Sprintf("%s must be a string in quotes: %s", name, keys[i].wants)
-		return e
 	}
-	text := string(expr.Value().Data)
-	if !keys[i].set(c, text) {
-		e.Reason = fmt.Sprintf("%s must be %s", name, keys[i].wants)
+	text, err := keys[i].take(c, expr.Value())
+	if err != nil {
+		e.Reason = err.Error()
 		return e
 	}
 	c.values[i] = Value{Key: name, Text: text, Source: fmt.Sprintf("file:%d", e.Line)}
 	return nil
+}
+
+// take puts the value in node into c and returns it as it is shown to people.
+func (k key) take(c *Config, node *unstable.Node) (string, error) {
+	refused := fmt.Errorf("%s must be %s", k.name, k.wants)
+	if k.add == nil {
+		if node.Kind != unstable.String {
+			return "", fmt.Errorf("%s must be a string in quotes: %s", k.name, k.wants)
+		}
+		text := string(node.Data)
+		if !k.set(c, text) {
+			return "", refused
+		}
+		return text, nil
+	}
+	if node.Kind != unstable.Array {
+		return "", fmt.Errorf("%s must be an array of strings in quotes: %s", k.name, k.wants)
+	}
+	var shown []string
+	for it := node.Children(); it.Next(); {
+		text := string(it.Node().Data)
+		if it.Node().Kind != unstable.String || len(shown) == maxElements || !k.add(c, text) {
+			return "", refused
+		}
+		shown = append(shown, strconv.Quote(text))
+	}
+	return "[" + strings.Join(shown, ", ") + "]", nil
 }
 
 // unknown completes e for a name that is no key of ours.
