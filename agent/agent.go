@@ -124,11 +124,12 @@ func (a *Agent) Witness(ctx context.Context, w ipc.Witness) error {
 
 // Withdraw forgets a witness whose connection has ended. One that is live still has served no signature, which is
 // kept for people: a machine that does not know the key never asks for one.
-func (a *Agent) Withdraw(w ipc.Witness) {
+func (a *Agent) Withdraw(w ipc.Witness) *ipc.Refusal {
 	parsed, refused := parseWitness(w)
 	if refused == nil && a.witnesses.withdraw(parsed) {
 		a.refusals.add(refusal{Reason: Unused, Instance: w.Instance, hostKey: parsed.hostKey})
 	}
+	return nil
 }
 
 // admit decides whether w is taken in. The server chose the key and the signature, so a fault in their handling is a

@@ -1,7 +1,6 @@
 package ipc
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -14,7 +13,6 @@ import (
 // Client is a connection to the control socket of a running agent. It is for one goroutine.
 type Client struct {
 	conn net.Conn
-	r    *bufio.Reader
 }
 
 // Dial connects to the control socket at path. The process behind it must have our own uid.
@@ -23,7 +21,7 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{conn: conn, r: bufio.NewReader(conn)}, nil
+	return &Client{conn: conn}, nil
 }
 
 // Close ends the connection.
@@ -36,9 +34,23 @@ func (c *Client) Witness(ctx context.Context, w Witness) error {
 	return err
 }
 
-// Withdraw tells the agent that the connection of w has ended. A witness that nobody has used is forgotten.
-func (c *Client) Withdraw(ctx context.Context, w Witness) error {
-	_, err := c.call(ctx, request{Op: opWithdraw, Witness: &w})
+// Withdraw tells the agent that the connection of w has ended. A witness that nobody has used is forgotten. The refusal is
+// what this login was refused last, or nil.
+func (c *Client) Withdraw(ctx context.Context, w Witness) (*Refusal, error) {
+	rep, err := c.call(ctx, request{Op: opWithdraw, Witness: &w})
+	return rep.Refusal, err
+}
+
+// Lock has the agent forget the private key and refuse all logins until Unlock.
+func (c *Client) Lock(ctx context.Context) error {
+	_, err := c.call(ctx, request{Op: opLock})
+	return err
+}
+
+// Unlock has the agent load the private key. passphrase is empty for a key without one. A *RefusedError with the reason
+// WrongPassphrase is worth another question.
+func (c *Client) Unlock(ctx context.Context, passphrase []byte) error {
+	_, err := c.call(ctx, request{Op: opUnlock, Passphrase: passphrase})
 	return err
 }
 
@@ -61,7 +73,7 @@ func (c *Client) Stop(ctx context.Context) error {
 		return err
 	}
 	defer c.limit(ctx)()
-	if _, err := c.r.ReadByte(); err == nil {
+	if _, err := c.conn.Read(make([]byte, 1)); err == nil {
 		return errors.New("the agent goes on talking after it was told to stop")
 	} else if ne := net.Error(nil); errors.As(err, &ne) && ne.Timeout() {
 		if ctx.Err() != nil {
@@ -77,7 +89,7 @@ func (c *Client) call(ctx context.Context, req request) (reply, error) {
 	var rep reply
 	err := writeMessage(c.conn, req)
 	if err == nil {
-		err = readMessage(c.r, &rep)
+		err = readMessage(c.conn, &rep)
 	}
 	if err != nil {
 		// What arrives later would pass for the answer to another request.

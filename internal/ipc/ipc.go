@@ -6,7 +6,6 @@
 package ipc
 
 import (
-	"bufio"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -30,6 +29,7 @@ type Witness struct {
 	Signature []byte `json:"signature"` // signature blob of the KEX reply, same section
 	User      string `json:"user"`      // login user that the session is for
 	Route     string `json:"route"`     // how the instance was reached, for people
+	Label     string `json:"label"`     // what the user calls the instance, for people
 }
 
 // Refusal is a request that the agent refused, and why.
@@ -52,11 +52,27 @@ type Status struct {
 	Custody    string    `json:"custody"`
 	Key        string    `json:"key,omitempty"`       // SHA256 fingerprint of the key it serves
 	KeyError   string    `json:"key_error,omitempty"` // why there is none
-	Witnesses  int       `json:"witnesses"`           // live now
-	Signatures uint64    `json:"signatures"`          // given since the start
-	Refused    uint64    `json:"refused"`             // since the start
-	Refusals   []Refusal `json:"refusals"`            // the last ones, oldest first
+	Locked     Lock      `json:"locked,omitempty"`
+	Memory     string    `json:"memory,omitempty"` // whether the key's memory is locked; empty while no key is in memory
+	Sandbox    string    `json:"sandbox"`          // what the kernel keeps the agent to
+	Accept     string    `json:"accept"`           // what it takes for a proof, as in the configuration
+	Confirm    string    `json:"confirm"`          // when it asks a person, likewise
+	Witnesses  int       `json:"witnesses"`        // live now
+	Signatures uint64    `json:"signatures"`       // given since the start
+	Refused    uint64    `json:"refused"`          // since the start
+	Refusals   []Refusal `json:"refusals"`         // the last ones, oldest first
+	LogSeq     uint64    `json:"log_seq"`          // number of the last record in the log
+	LogHead    string    `json:"log_head"`         // hash of the last record in the log
 }
+
+// Lock says what keeps the key from being used.
+type Lock string
+
+const (
+	Unlocked        Lock = ""
+	Locked          Lock = "locked"           // until somebody unlocks it
+	NeedsPassphrase Lock = "needs passphrase" // which has not been given since the start
+)
 
 // op names a request.
 type op string
@@ -64,6 +80,8 @@ type op string
 const (
 	opWitness  op = "witness"
 	opWithdraw op = "withdraw"
+	opLock     op = "lock"
+	opUnlock   op = "unlock"
 	opStatus   op = "status"
 	opStop     op = "stop"
 )
@@ -71,18 +89,28 @@ const (
 type request struct {
 	Op      op       `json:"op"`
 	Witness *Witness `json:"witness,omitempty"`
+	// Passphrase is of unlock; empty for a key without one. It is zeroed when the request has been answered.
+	Passphrase []byte `json:"passphrase,omitempty"`
 }
 
 type reply struct {
 	// Error is empty on success. Reason is the agent's word for a refusal, Hint the next command to run.
-	Error  string  `json:"error,omitempty"`
-	Reason string  `json:"reason,omitempty"`
-	Hint   string  `json:"hint,omitempty"`
-	Status *Status `json:"status,omitempty"`
+	Error   string   `json:"error,omitempty"`
+	Reason  string   `json:"reason,omitempty"`
+	Hint    string   `json:"hint,omitempty"`
+	Status  *Status  `json:"status,omitempty"`
+	Refusal *Refusal `json:"refusal,omitempty"`
 }
 
-// Busy is the reason of a refusal that may be another in a moment: the agent holds as many witnesses as it takes.
-const Busy = "busy"
+// Reasons of a RefusedError that a caller can do something about.
+const (
+	// Busy may be another in a moment: the agent holds as many witnesses as it takes.
+	Busy = "busy"
+	// KeyLocked ends with Unlock.
+	KeyLocked = "locked"
+	// WrongPassphrase is of Unlock.
+	WrongPassphrase = "wrong-passphrase"
+)
 
 // RefusedError is the agent's refusal of a request on the control socket.
 type RefusedError struct {
@@ -101,10 +129,12 @@ func writeMessage(w io.Writer, v any) error {
 	if err != nil {
 		return err
 	}
+	defer clear(body) // it may hold a passphrase
 	if len(body) > MaxMessage {
 		return fmt.Errorf("control message of %d bytes is over the limit of %d", len(body), MaxMessage)
 	}
 	frame := make([]byte, 4, 4+len(body))
+	defer func() { clear(frame[:cap(frame)]) }()
 	binary.BigEndian.PutUint32(frame, uint32(len(body)))
 	_, err = w.Write(append(frame, body...))
 	return err
@@ -112,7 +142,7 @@ func writeMessage(w io.Writer, v any) error {
 
 var errFrame = errors.New("control message with a bad length")
 
-func readMessage(r *bufio.Reader, v any) error {
+func readMessage(r io.Reader, v any) error {
 	var head [4]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return err
@@ -122,6 +152,7 @@ func readMessage(r *bufio.Reader, v any) error {
 		return errFrame
 	}
 	body := make([]byte, n)
+	defer clear(body)
 	if _, err := io.ReadFull(r, body); err != nil {
 		return err
 	}

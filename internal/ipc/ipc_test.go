@@ -29,18 +29,42 @@ import (
 type fakeHandler struct {
 	witness func(context.Context, Witness) error
 	status  func(context.Context) Status
+	refused *Refusal // what a withdrawal tells
 	onStop  func()
 
 	mu        sync.Mutex // protects the following
 	asked     []Witness
 	withdrawn []Witness
+	locks     int
+	unlocked  [][]byte // the passphrases as they came in, not copied
+	secrets   []string // the passphrases
 	stops     int
 }
 
-func (h *fakeHandler) Withdraw(w Witness) {
+func (h *fakeHandler) Withdraw(w Witness) *Refusal {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.withdrawn = append(h.withdrawn, w)
+	return h.refused
+}
+
+func (h *fakeHandler) Lock() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.locks++
+}
+
+var errPassphrase = &RefusedError{Reason: WrongPassphrase, Sentence: "the passphrase is wrong", Next: "try again"}
+
+func (h *fakeHandler) Unlock(_ context.Context, passphrase []byte) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.unlocked = append(h.unlocked, passphrase)
+	h.secrets = append(h.secrets, string(passphrase))
+	if string(passphrase) == "wrong" {
+		return errPassphrase
+	}
+	return nil
 }
 
 func (h *fakeHandler) Witness(ctx context.Context, w Witness) error {
@@ -86,7 +110,7 @@ func serve(t *testing.T, h Handler) *served {
 	t.Helper()
 	near, far := net.Pipe()
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &served{Client: &Client{conn: near, r: bufio.NewReader(near)}, end: cancel, done: make(chan struct{})}
+	s := &served{Client: &Client{conn: near}, end: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
 		Serve(ctx, far, h)
@@ -143,8 +167,8 @@ func TestRoundTrips(t *testing.T) {
 			t.Errorf("status %+v, %v", got, err)
 		}
 	}
-	if err := c.Withdraw(t.Context(), testWitness); err != nil {
-		t.Error(err)
+	if r, err := c.Withdraw(t.Context(), testWitness); err != nil || r != nil {
+		t.Error(r, err)
 	}
 	if len(h.withdrawn) != 1 || !reflect.DeepEqual(h.withdrawn[0], testWitness) {
 		t.Errorf("withdrawn %+v", h.withdrawn)
@@ -215,13 +239,13 @@ func TestEveryOpHasAMethod(t *testing.T) {
 		go func() {
 			defer far.Close()
 			var req request
-			if err := readMessage(bufio.NewReader(far), &req); err != nil {
+			if err := readMessage(far, &req); err != nil {
 				t.Error(err)
 			}
 			requests <- req
 			writeMessage(far, reply{Status: &Status{}})
 		}()
-		args := []reflect.Value{reflect.ValueOf(&Client{conn: near, r: bufio.NewReader(near)}), reflect.ValueOf(t.Context())}
+		args := []reflect.Value{reflect.ValueOf(&Client{conn: near}), reflect.ValueOf(t.Context())}
 		for j := len(args); j < method.Type.NumIn(); j++ {
 			args = append(args, reflect.Zero(method.Type.In(j)))
 		}
@@ -276,6 +300,44 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// TestWithdrawTellsTheRefusal has the agent say what the login was refused.
+func TestWithdrawTellsTheRefusal(t *testing.T) {
+	refused := &Refusal{At: time.Unix(1, 0).UTC(), Reason: "no-witness", Sentence: "no", Count: 2, Instance: 7, PID: 3}
+	c := serve(t, &fakeHandler{refused: refused})
+	if r, err := c.Withdraw(t.Context(), testWitness); err != nil || !reflect.DeepEqual(r, refused) {
+		t.Errorf("got %+v, %v", r, err)
+	}
+}
+
+// TestUnlock has a passphrase come in whole, and nothing of it stay in what the request was read into.
+func TestUnlock(t *testing.T) {
+	h := &fakeHandler{}
+	c := serve(t, h)
+	if err := c.Lock(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	secret := "open\x00 sesame\xff\n"
+	if err := c.Unlock(t.Context(), []byte(secret)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Unlock(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	err := c.Unlock(t.Context(), []byte("wrong"))
+	if refused := (*RefusedError)(nil); !errors.As(err, &refused) || *refused != *errPassphrase {
+		t.Errorf("got %v", err)
+	}
+	if h.locks != 1 || !reflect.DeepEqual(h.secrets, []string{secret, "", "wrong"}) {
+		t.Errorf("%d locks, passphrases %q", h.locks, h.secrets)
+	}
+	// Each was answered, so the server has cleared it.
+	for _, passphrase := range h.unlocked {
+		if !bytes.Equal(passphrase, make([]byte, len(passphrase))) {
+			t.Errorf("a passphrase stays: %q", passphrase)
+		}
+	}
+}
+
 // TestHandlerFault lets the handler panic with what could be a part of a request.
 func TestHandlerFault(t *testing.T) {
 	h := &fakeHandler{
@@ -325,7 +387,7 @@ func TestBadRequests(t *testing.T) {
 			c := serve(t, h)
 			go c.conn.Write(test.input) // a pipe: what is not read blocks
 			var rep reply
-			err := readMessage(c.r, &rep)
+			err := readMessage(c.conn, &rep)
 			switch {
 			case test.want == "" && err != io.EOF:
 				t.Errorf("got %+v, %v, want the end", rep, err)
@@ -356,10 +418,10 @@ func TestBadReplies(t *testing.T) {
 			near, far := net.Pipe()
 			go func() {
 				defer far.Close()
-				readMessage(bufio.NewReader(far), &request{})
+				readMessage(far, &request{})
 				far.Write(answer)
 			}()
-			c := &Client{conn: near, r: bufio.NewReader(near)}
+			c := &Client{conn: near}
 			defer c.Close()
 			if _, err := c.Status(t.Context()); err == nil {
 				t.Error("it was taken")
@@ -430,7 +492,7 @@ func TestSlowPeers(t *testing.T) {
 			near, far := net.Pipe()
 			defer far.Close()
 			go io.Copy(io.Discard, far)
-			c := &Client{conn: near, r: bufio.NewReader(near)}
+			c := &Client{conn: near}
 			began := time.Now()
 			_, err := c.Status(t.Context())
 			if !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) != Timeout {
@@ -443,7 +505,7 @@ func TestSlowPeers(t *testing.T) {
 			near, far := net.Pipe()
 			defer far.Close()
 			go io.Copy(io.Discard, far)
-			c := &Client{conn: near, r: bufio.NewReader(near)}
+			c := &Client{conn: near}
 			ctx, cancel := context.WithCancel(t.Context())
 			time.AfterFunc(time.Second, cancel)
 			began := time.Now()
@@ -550,11 +612,11 @@ func TestStopWaits(t *testing.T) {
 		near, far := net.Pipe()
 		go func() {
 			defer far.Close()
-			readMessage(bufio.NewReader(far), &request{})
+			readMessage(far, &request{})
 			writeMessage(far, reply{})
 			writeMessage(far, reply{})
 		}()
-		c := &Client{conn: near, r: bufio.NewReader(near)}
+		c := &Client{conn: near}
 		defer c.Close()
 		if err := c.Stop(t.Context()); err == nil {
 			t.Error("it was taken for an end")

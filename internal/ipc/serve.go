@@ -1,7 +1,6 @@
 package ipc
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -14,8 +13,12 @@ import (
 type Handler interface {
 	// Witness stores w, waiting until ctx ends if there are too many live ones.
 	Witness(ctx context.Context, w Witness) error
-	// Withdraw forgets w if it is live still: its connection has ended.
-	Withdraw(w Witness)
+	// Withdraw forgets w if it is live still, since its connection has ended, and returns what the login was refused, or nil.
+	Withdraw(w Witness) *Refusal
+	// Lock forgets the private key and refuses all logins until Unlock.
+	Lock()
+	// Unlock ends a lock. The passphrase is empty for a key without one. It must not be kept.
+	Unlock(ctx context.Context, passphrase []byte) error
 	Status(ctx context.Context) Status
 	// Stop begins the end of the agent and returns at once.
 	Stop()
@@ -27,14 +30,13 @@ type Handler interface {
 func Serve(ctx context.Context, conn net.Conn, h Handler) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })()
-	r := bufio.NewReader(conn)
 	for {
 		conn.SetDeadline(time.Now().Add(Timeout))
 		if ctx.Err() != nil { // the line above may have undone the end
 			return
 		}
 		var req request
-		if err := readMessage(r, &req); err != nil {
+		if err := readMessage(conn, &req); err != nil {
 			return
 		}
 		rep := dispatch(ctx, req, h)
@@ -63,8 +65,13 @@ func dispatch(ctx context.Context, req request, h Handler) (rep reply) {
 	case req.Op == opWitness && req.Witness != nil:
 		return failure(h.Witness(ctx, *req.Witness))
 	case req.Op == opWithdraw && req.Witness != nil:
-		h.Withdraw(*req.Witness)
+		return reply{Refusal: h.Withdraw(*req.Witness)}
+	case req.Op == opLock:
+		h.Lock()
 		return reply{}
+	case req.Op == opUnlock:
+		defer clear(req.Passphrase)
+		return failure(h.Unlock(ctx, req.Passphrase))
 	case req.Op == opStatus:
 		st := h.Status(ctx)
 		return reply{Status: &st}

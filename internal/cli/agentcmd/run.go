@@ -191,7 +191,11 @@ type handler struct {
 
 func (h *handler) Witness(ctx context.Context, w ipc.Witness) error { return h.agent.Witness(ctx, w) }
 
-func (h *handler) Withdraw(w ipc.Witness) { h.agent.Withdraw(w) }
+func (h *handler) Withdraw(w ipc.Witness) *ipc.Refusal { return h.agent.Withdraw(w) }
+
+func (h *handler) Lock() {}
+
+func (h *handler) Unlock(context.Context, []byte) error { return nil }
 
 func (h *handler) Status(ctx context.Context) ipc.Status {
 	st := h.agent.Status(ctx)

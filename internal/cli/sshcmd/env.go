@@ -138,6 +138,6 @@ func (e *Env) withdraw(w ipc.Witness) {
 	defer cancel()
 	if client, err := ipc.Dial(ctx, e.dirs.ControlSocket()); err == nil {
 		defer client.Close()
-		_ = client.Withdraw(ctx, w)
+		_, _ = client.Withdraw(ctx, w)
 	}
 }
