@@ -15,6 +15,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,9 +32,14 @@ import (
 type Keys interface {
 	// PublicKey returns the public key without touching the private one.
 	PublicKey(ctx context.Context) (ssh.PublicKey, error)
-	// Signer returns the private key behind PublicKey.
+	// Signer returns the private key behind PublicKey, and an error that is ErrLocked while that is locked.
 	Signer(ctx context.Context) (ssh.Signer, error)
+	// Locked reports whether the private key is locked.
+	Locked() bool
 }
+
+// ErrLocked says that somebody has to unlock the key first.
+var ErrLocked = errors.New("the key is locked")
 
 // Pins gives the host keys pinned by instance. Each call answers for the moment of the call.
 type Pins interface {
@@ -43,20 +49,20 @@ type Pins interface {
 	Instances(key ssh.PublicKey) ([]uint64, error)
 }
 
-// Config is what an Agent needs. Keys and Pins are required.
+// Config is what an Agent needs. Keys, Pins and Log are required.
 type Config struct {
 	Keys    Keys
 	Pins    Pins
+	Log     Log
 	Comment string // shown with the key when it is listed
 
-	// WitnessLife is how long a witness waits for its signature request. Zero is DefaultWitnessLife.
-	WitnessLife time.Duration
+	// Policy returns what the user has settled, for the moment of the call. Nil is the zero Policy.
+	Policy func() (Policy, error)
+	// Approver is asked where Policy wants it. Without one the answer is no.
+	Approver Approver
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
-
-// DefaultWitnessLife leaves time for a slow client to get from the key exchange to user authentication.
-const DefaultWitnessLife = 30 * time.Second
 
 // keyTimeout bounds the work of Keys and Pins for one request: a keyring may take 3 s.
 const keyTimeout = 8 * time.Second
@@ -65,10 +71,14 @@ const keyTimeout = 8 * time.Second
 type Agent struct {
 	keys      Keys
 	pins      Pins
+	log       Log
+	policy    func() (Policy, error)
 	comment   string
 	now       func() time.Time
 	witnesses *witnesses
+	consents  *consents
 	refusals  *refusals
+	peers     *peers
 	signed    atomic.Uint64
 
 	mu       sync.Mutex // protects the following
@@ -79,17 +89,16 @@ type Agent struct {
 
 // New returns an Agent.
 func New(cfg Config) (*Agent, error) {
-	if cfg.Keys == nil {
+	switch {
+	case cfg.Keys == nil:
 		return nil, errors.New("agent: Config.Keys is missing")
-	}
-	if cfg.Pins == nil {
+	case cfg.Pins == nil:
 		return nil, errors.New("agent: Config.Pins is missing")
+	case cfg.Log == nil:
+		return nil, errors.New("agent: Config.Log is missing")
 	}
-	if cfg.WitnessLife < 0 {
-		return nil, fmt.Errorf("agent: Config.WitnessLife is negative: %v", cfg.WitnessLife)
-	}
-	if cfg.WitnessLife == 0 {
-		cfg.WitnessLife = DefaultWitnessLife
+	if cfg.Policy == nil {
+		cfg.Policy = func() (Policy, error) { return Policy{}, nil }
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -97,66 +106,103 @@ func New(cfg Config) (*Agent, error) {
 	return &Agent{
 		keys:      cfg.Keys,
 		pins:      cfg.Pins,
+		log:       cfg.Log,
+		policy:    cfg.Policy,
 		comment:   cfg.Comment,
 		now:       cfg.Now,
-		witnesses: newWitnesses(cfg.WitnessLife, cfg.Now),
-		refusals:  newRefusals(cfg.Now),
+		witnesses: newWitnesses(cfg.Now),
+		consents:  newConsents(cfg.Approver),
+		refusals:  &refusals{},
+		peers:     newPeers(cfg.Now),
 		idle:      make(chan struct{}),
 	}, nil
+}
+
+// settled returns the policy of this moment.
+func (a *Agent) settled() (Policy, *refusal) {
+	p, err := a.policy()
+	if err != nil {
+		return Policy{}, &refusal{Reason: BadPolicy, detail: err.Error(), next: hintOf(err)}
+	}
+	return p, nil
+}
+
+// refuse keeps a refusal for people.
+func (a *Agent) refuse(r refusal) {
+	now := a.now()
+	a.refusals.add(r, now)
+	// Nothing is given away by a refusal that cannot be recorded.
+	_ = a.log.Record(r.decision(now))
 }
 
 // Witness takes in what the proxy saw of a key exchange. It refuses, with an *ipc.RefusedError, a host key that is not
 // pinned for the instance now, anything that could never verify, and every login while the private key is out of reach.
 // When MaxWitnesses are live it waits until one is spent or expires; if ctx ends before, the reason is ipc.Busy.
 func (a *Agent) Witness(ctx context.Context, w ipc.Witness) error {
-	parsed, refusal := a.admit(ctx, w)
-	if refusal != nil {
-		refusal.Instance = w.Instance
-		a.refusals.add(*refusal)
-		return &ipc.RefusedError{Reason: string(refusal.Reason), Sentence: refusal.sentence(), Next: refusal.next}
+	parsed, life, refused := a.admit(ctx, w)
+	if refused != nil {
+		refused.Instance, refused.user = w.Instance, cut(w.User, maxShort)
+		refused.route, refused.label = cut(w.Route, maxShort), cut(w.Label, maxShort)
+		a.refuse(*refused)
+		return &ipc.RefusedError{Reason: string(refused.Reason), Sentence: refused.sentence(), Next: refused.hint()}
 	}
-	if err := a.witnesses.add(ctx, parsed); err != nil {
+	if err := a.witnesses.add(ctx, parsed, life); err != nil {
 		return &ipc.RefusedError{Reason: ipc.Busy,
 			Sentence: fmt.Sprintf("the agent has %d other logins at hand", MaxWitnesses)}
 	}
 	return nil
 }
 
-// Withdraw forgets a witness whose connection has ended. One that is live still has served no signature, which is
-// kept for people: a machine that does not know the key never asks for one.
+// Withdraw forgets a witness whose connection has ended and returns what that login was refused, or nil. A witness that is
+// live still has served no signature, which is kept for people: a machine that does not know the key never asks for
+// one.
 func (a *Agent) Withdraw(w ipc.Witness) *ipc.Refusal {
-	parsed, refused := parseWitness(w)
-	if refused == nil && a.witnesses.withdraw(parsed) {
-		a.refusals.add(refusal{Reason: Unused, Instance: w.Instance, hostKey: parsed.hostKey})
+	parsed, bad := parseWitness(w)
+	if bad != nil {
+		return nil
 	}
-	return nil
+	came, live := a.witnesses.withdraw(parsed)
+	if came.IsZero() {
+		return nil
+	}
+	refused := a.refusals.since(came, w.Instance, parsed.hostKey, w.Client)
+	if live && refused == nil {
+		a.refuse(refusal{Reason: Unused, Instance: w.Instance, hostKey: parsed.hostKey, user: cut(w.User, maxShort),
+			route: parsed.route, label: parsed.label})
+		refused = a.refusals.since(came, w.Instance, parsed.hostKey, 0)
+	}
+	return refused
 }
+
+// ForgetConsent drops what people have agreed to, so that they are asked again.
+func (a *Agent) ForgetConsent() { a.consents.forget() }
 
 // admit decides whether w is taken in. The server chose the key and the signature, so a fault in their handling is a
 // refusal too.
-func (a *Agent) admit(ctx context.Context, w ipc.Witness) (_ *witness, refused *refusal) {
+func (a *Agent) admit(ctx context.Context, w ipc.Witness) (_ *witness, life time.Duration, refused *refusal) {
 	defer func() {
 		if r := recover(); r != nil {
 			refused = &refusal{Reason: Internal, detail: fmt.Sprintf("%T", r)}
 		}
 	}()
-	parsed, bad := parseWitness(w)
-	if bad != nil {
-		return nil, bad
+	parsed, refused := parseWitness(w)
+	if refused != nil {
+		return nil, 0, refused
 	}
-	if err := a.pins.Check(w.Instance, parsed.hostKey); err != nil {
-		return nil, &refusal{Reason: NotPinned, hostKey: parsed.hostKey, detail: err.Error()}
-	}
-	// A key that is out of reach is told here, where the proxy can say so: an ssh client could only say "refused".
-	if err := a.haveKey(ctx); err != nil {
-		r := &refusal{Reason: KeyUnavailable, hostKey: parsed.hostKey, detail: err.Error()}
-		var hint interface{ Hint() string }
-		if errors.As(err, &hint) {
-			r.next = hint.Hint()
+	policy, refused := a.settled()
+	if refused == nil {
+		if err := a.pins.Check(w.Instance, parsed.hostKey); err != nil {
+			refused = &refusal{Reason: NotPinned, detail: err.Error()}
+		} else if err := a.haveKey(ctx); err != nil {
+			// A key that is out of reach is told here, where the proxy can say so: an ssh client could only say "refused".
+			refused = keyRefusal(err)
 		}
-		return nil, r
 	}
-	return parsed, nil
+	if refused != nil {
+		refused.hostKey = parsed.hostKey
+		return nil, 0, refused
+	}
+	return parsed, policy.witnessLife(), nil
 }
 
 // haveKey checks that the private key can be used and is the one that is listed.
@@ -177,26 +223,20 @@ func (a *Agent) haveKey(ctx context.Context) error {
 
 var errNoPair = errors.New("the private key and the public key file are not a pair")
 
-// parseWitness checks what can be checked of w alone.
-func parseWitness(w ipc.Witness) (*witness, *refusal) {
-	key, err := parseHostKey(w.HostKey)
-	if err != nil {
-		return nil, &refusal{Reason: BadWitness, detail: err.Error()}
+// keyRefusal is the refusal for want of the key.
+func keyRefusal(err error) *refusal {
+	if errors.Is(err, ErrLocked) {
+		return &refusal{Reason: Locked, next: hintOf(err)}
 	}
-	sig, err := parseSignature(key, w.Signature)
-	if err != nil {
-		return nil, &refusal{Reason: BadWitness, hostKey: key, detail: err.Error()}
+	return &refusal{Reason: KeyUnavailable, detail: err.Error(), next: hintOf(err)}
+}
+
+func hintOf(err error) string {
+	var hint interface{ Hint() string }
+	if errors.As(err, &hint) {
+		return hint.Hint()
 	}
-	if w.Instance == 0 || w.User == "" {
-		return nil, &refusal{Reason: BadWitness, hostKey: key, detail: "no instance or no user"}
-	}
-	return &witness{
-		instance:  w.Instance,
-		hostKey:   key,
-		blob:      w.HostKey,
-		signature: sig,
-		user:      w.User,
-	}, nil
+	return ""
 }
 
 // Status describes the agent, without the fields that the running process knows: PID, Version, Started, Custody.
@@ -208,6 +248,13 @@ func (a *Agent) Status(ctx context.Context) ipc.Status {
 		Signatures: a.signed.Load(),
 	}
 	st.Refusals, st.Refused = a.refusals.last()
+	policy, refused := a.settled()
+	switch {
+	case refused != nil:
+		st.Accept, st.Confirm = "nothing", refused.sentence()
+	default:
+		st.Accept, st.Confirm = string(policy.accepts()), cmp.Or(string(policy.Confirm), "never")
+	}
 	if key, err := a.keys.PublicKey(ctx); err != nil {
 		st.KeyError = cut(err.Error(), maxSentence)
 	} else {

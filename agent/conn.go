@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/subtle"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -39,44 +38,51 @@ const frameTimeout = 10 * time.Second
 type state int
 
 const (
-	fresh    state = iota // nothing is known of the client's session
-	bound                 // a binding was verified
-	signed                // a bound connection has had its one signature
-	poisoned              // refused for good
+	fresh     state = iota // nothing is known of the client's session
+	forwarded              // one binding was verified: that of a login through which the connection came
+	bound                  // the binding of the client's own session was verified
+	signed                 // a bound connection has had its one signature
+	poisoned               // refused for good
 )
 
 // conn is one connection to the agent socket.
 type conn struct {
 	agent *Agent
+	nc    net.Conn
+	r     *bufio.Reader
 	peer  unixsock.Peer
 	state state
-	bound binding // valid in bound and signed
+	via   *hopStart // of a connection that came through a login, in forwarded and later
+	bound binding   // valid in bound and signed
 	// used is set by the first signature request: a session cannot be described after the fact.
 	used bool
 }
 
-// Serve speaks the agent protocol on c until the peer closes it, breaks the framing, or ctx ends, and then closes c.
-// A fault in the handling of a request ends this connection only.
+// Serve speaks the agent protocol on c until the peer closes it, breaks the framing, has been refused too often, or ctx
+// ends, and then closes c. A fault in the handling of a request ends this connection only.
 func (a *Agent) Serve(ctx context.Context, c net.Conn, peer unixsock.Peer) {
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.Close() })()
-	co := &conn{agent: a, peer: peer}
+	co := &conn{agent: a, nc: c, r: bufio.NewReader(c), peer: peer}
 	defer func() {
 		if r := recover(); r != nil {
 			// The value may hold parts of a message, so only its type is told.
 			co.refuse(refusal{Reason: Internal, detail: fmt.Sprintf("%T", r)})
 		}
 	}()
-	r := bufio.NewReader(c)
 	for {
-		msg, err := readFrame(c, r)
+		msg, err := co.read()
 		if err != nil {
 			if errors.Is(err, errFrameLength) {
 				co.refuse(refusal{Reason: BadRequest, detail: err.Error()})
 			}
 			return
 		}
-		if err := co.answer(ctx, c, msg); err != nil {
+		if !a.peers.mayAsk(peer) {
+			co.refuse(refusal{Reason: TooMany})
+			return
+		}
+		if err := co.answer(ctx, msg); err != nil {
 			return
 		}
 	}
@@ -84,21 +90,21 @@ func (a *Agent) Serve(ctx context.Context, c net.Conn, peer unixsock.Peer) {
 
 // answer handles one message and writes the answer. A signature request is in flight until its answer is written: what
 // waits for Drain closes the connections next.
-func (c *conn) answer(ctx context.Context, nc net.Conn, msg []byte) error {
+func (c *conn) answer(ctx context.Context, msg []byte) error {
 	if msg[0] == msgSignRequest {
 		if !c.agent.begin() {
 			c.refuse(refusal{Reason: Stopping})
-			return writeFrame(nc, []byte{msgFailure})
+			return c.write([]byte{msgFailure})
 		}
 		defer c.agent.end()
 	}
-	return writeFrame(nc, c.handle(ctx, msg))
+	return c.write(c.handle(ctx, msg))
 }
 
-func writeFrame(c net.Conn, answer []byte) error {
+func (c *conn) write(answer []byte) error {
 	frame := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(answer)), uint32(len(answer)))
-	c.SetWriteDeadline(time.Now().Add(frameTimeout))
-	_, err := c.Write(append(frame, answer...))
+	c.nc.SetWriteDeadline(time.Now().Add(frameTimeout))
+	_, err := c.nc.Write(append(frame, answer...))
 	return err
 }
 
@@ -108,15 +114,15 @@ var errFrameLength = errors.New("message with a bad length")
 // whoever holds connections open for longer keeps others out.
 const idleTimeout = 2 * time.Minute
 
-// readFrame waits for a message and, once it has begun, gives it frameTimeout.
-func readFrame(c net.Conn, r *bufio.Reader) ([]byte, error) {
-	c.SetReadDeadline(time.Now().Add(idleTimeout))
-	if _, err := r.Peek(1); err != nil {
+// read waits for a message and, once it has begun, gives it frameTimeout.
+func (c *conn) read() ([]byte, error) {
+	c.nc.SetReadDeadline(time.Now().Add(idleTimeout))
+	if _, err := c.r.Peek(1); err != nil {
 		return nil, err
 	}
-	c.SetReadDeadline(time.Now().Add(frameTimeout))
+	c.nc.SetReadDeadline(time.Now().Add(frameTimeout))
 	var head [4]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
+	if _, err := io.ReadFull(c.r, head[:]); err != nil {
 		return nil, err
 	}
 	n := binary.BigEndian.Uint32(head[:])
@@ -125,16 +131,33 @@ func readFrame(c net.Conn, r *bufio.Reader) ([]byte, error) {
 	}
 	// The buffer grows with what arrives, so that a length alone costs no memory.
 	var body bytes.Buffer
-	if _, err := io.CopyN(&body, r, int64(n)); err != nil {
+	if _, err := io.CopyN(&body, c.r, int64(n)); err != nil {
 		return nil, err
 	}
 	return body.Bytes(), nil
 }
 
+// attend returns a context that ends when the client closes the connection. The client has nothing to say while its
+// request is worked on; what it says all the same is kept for the next read. stop must be called before that.
+func (c *conn) attend(ctx context.Context) (attended context.Context, stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	c.nc.SetReadDeadline(time.Time{})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if _, err := c.r.Peek(1); err != nil {
+			cancel()
+		}
+	}()
+	return ctx, func() {
+		c.nc.SetReadDeadline(time.Unix(1, 0))
+		<-done
+		cancel()
+	}
+}
+
 // handle answers one message. Only three are parsed; the others are refused by their number.
 func (c *conn) handle(ctx context.Context, msg []byte) []byte {
-	ctx, cancel := context.WithTimeout(ctx, keyTimeout)
-	defer cancel()
 	switch msg[0] {
 	case msgRequestIdentities:
 		return c.list(ctx, msg)
@@ -152,7 +175,8 @@ func (c *conn) refuse(r refusal) {
 	if r.hostKey == nil {
 		r.hostKey = c.bound.hostKey
 	}
-	c.agent.refusals.add(r)
+	c.agent.peers.refused(c.peer)
+	c.agent.refuse(r)
 }
 
 func (c *conn) poison(r refusal) {
@@ -170,12 +194,14 @@ func (c *conn) list(ctx context.Context, msg []byte) []byte {
 		Count uint32 `sshtype:"12"`
 		Rest  []byte `ssh:"rest"`
 	}
-	if !c.mayList() {
+	if c.agent.keys.Locked() || !c.mayList() {
 		return ssh.Marshal(answer{})
 	}
+	ctx, cancel := context.WithTimeout(ctx, keyTimeout)
+	defer cancel()
 	key, err := c.agent.keys.PublicKey(ctx)
 	if err != nil {
-		c.refuse(refusal{Reason: KeyUnavailable, detail: err.Error()})
+		c.refuse(*keyRefusal(err))
 		return ssh.Marshal(answer{})
 	}
 	return ssh.Marshal(answer{Count: 1, Rest: ssh.Marshal(struct {
@@ -202,7 +228,8 @@ func (c *conn) mayList() bool {
 	return false
 }
 
-// extension serves session-bind and nothing else.
+// extension serves session-bind and nothing else. Being locked changes nothing about it: a connection that was bound in
+// the meantime must not look like a fresh one afterwards.
 func (c *conn) extension(msg []byte) []byte {
 	var ext struct {
 		Name string `sshtype:"27"`
@@ -220,123 +247,4 @@ func (c *conn) extension(msg []byte) []byte {
 		return []byte{msgExtensionFailure}
 	}
 	return []byte{msgSuccess}
-}
-
-// bind moves a fresh connection to bound. Whatever else it meets poisons the connection: a client that is not sure of its
-// session gets no signature.
-func (c *conn) bind(body []byte) bool {
-	if c.state == poisoned {
-		c.refuse(refusal{Reason: Poisoned})
-		return false
-	}
-	b, forwarded, err := parseBinding(body)
-	switch {
-	case err != nil:
-		c.poison(refusal{Reason: BadBinding, hostKey: b.hostKey, detail: err.Error()})
-	case forwarded:
-		c.poison(refusal{Reason: Forwarded, hostKey: b.hostKey})
-	case c.state != fresh || c.used:
-		c.poison(refusal{Reason: SecondBinding, hostKey: b.hostKey})
-	default:
-		c.state, c.bound = bound, b
-		return true
-	}
-	return false
-}
-
-// sign answers a signature request.
-func (c *conn) sign(ctx context.Context, msg []byte) []byte {
-	c.used = true
-	sig, r := c.decide(ctx, msg)
-	if r != nil {
-		// A bound connection is for one session: what was refused there will not get better.
-		if c.state == bound || c.state == signed {
-			c.state = poisoned
-		}
-		c.refuse(*r)
-		return []byte{msgFailure}
-	}
-	if c.state == bound {
-		c.state = signed
-	}
-	c.agent.signed.Add(1)
-	return ssh.Marshal(struct {
-		Signature []byte `sshtype:"14"`
-	}{ssh.Marshal(sig)})
-}
-
-// decide is the policy. Every path to a signature passes every check of it.
-func (c *conn) decide(ctx context.Context, msg []byte) (*ssh.Signature, *refusal) {
-	var req struct {
-		Key   []byte `sshtype:"13"`
-		Data  []byte
-		Flags uint32 // for RSA only, RFC 9987 section 6.6.1
-	}
-	if err := ssh.Unmarshal(msg, &req); err != nil {
-		return nil, &refusal{Reason: BadRequest, detail: "signature request does not parse"}
-	}
-	switch c.state {
-	case poisoned:
-		return nil, &refusal{Reason: Poisoned}
-	case signed:
-		return nil, &refusal{Reason: AlreadySigned}
-	}
-	key, err := c.agent.keys.PublicKey(ctx)
-	if err != nil {
-		return nil, &refusal{Reason: KeyUnavailable, detail: err.Error()}
-	}
-	blob := key.Marshal()
-	if !bytes.Equal(req.Key, blob) {
-		return nil, &refusal{Reason: OtherKey}
-	}
-	auth, err := parseUserauth(req.Data, blob)
-	if err != nil {
-		r := &refusal{Reason: NotUserauth}
-		if !errors.Is(err, errNotUserauth) { // whose text the reason has already
-			r.detail = err.Error()
-		}
-		return nil, r
-	}
-	if c.state == bound && subtle.ConstantTimeCompare(c.bound.sessionID, auth.sessionID) != 1 {
-		return nil, &refusal{Reason: OtherSession}
-	}
-	w, already := c.agent.witnesses.take(auth.sessionID)
-	switch {
-	case already:
-		return nil, &refusal{Reason: AlreadySigned}
-	case w == nil:
-		return nil, &refusal{Reason: NoWitness}
-	}
-	// From here on the witness is spent, whatever the outcome.
-	switch {
-	case c.state == bound && !w.agrees(c.bound.blob):
-		return nil, &refusal{Reason: OtherHostKey, Instance: w.instance, hostKey: w.hostKey}
-	case auth.hostKey != nil && !w.agrees(auth.hostKey):
-		return nil, &refusal{Reason: OtherHostKey, Instance: w.instance, hostKey: w.hostKey}
-	case auth.user != w.user:
-		return nil, &refusal{Reason: OtherUser, Instance: w.instance, hostKey: w.hostKey,
-			detail: fmt.Sprintf("%.64q, not %q", auth.user, w.user)}
-	}
-	if err := c.agent.pins.Check(w.instance, w.hostKey); err != nil {
-		return nil, &refusal{Reason: NotPinned, Instance: w.instance, hostKey: w.hostKey, detail: err.Error()}
-	}
-	return c.signature(ctx, w, key, req.Data)
-}
-
-func (c *conn) signature(ctx context.Context, w *witness, key ssh.PublicKey, data []byte) (*ssh.Signature, *refusal) {
-	unavailable := func(detail string) *refusal {
-		return &refusal{Reason: KeyUnavailable, Instance: w.instance, hostKey: w.hostKey, detail: detail}
-	}
-	signer, err := c.agent.keys.Signer(ctx)
-	if err != nil {
-		return nil, unavailable(err.Error())
-	}
-	if !bytes.Equal(signer.PublicKey().Marshal(), key.Marshal()) {
-		return nil, unavailable(errNoPair.Error())
-	}
-	sig, err := signer.Sign(nil, data)
-	if err != nil {
-		return nil, unavailable("signing failed")
-	}
-	return sig, nil
 }

@@ -13,7 +13,9 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/crypto/ssh"
@@ -93,8 +95,21 @@ type fakeKeys struct {
 	signerErr error                                     // of Signer
 	sign      func(data []byte) (*ssh.Signature, error) // in place of key's
 
-	mu   sync.Mutex // protects the following
-	data [][]byte   // all that was signed
+	mu     sync.Mutex // protects the following
+	data   [][]byte   // all that was signed
+	locked bool
+}
+
+func (k *fakeKeys) Locked() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.locked
+}
+
+func (k *fakeKeys) lock(locked bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.locked = locked
 }
 
 func (k *fakeKeys) PublicKey(context.Context) (ssh.PublicKey, error) {
@@ -110,6 +125,9 @@ func (k *fakeKeys) PublicKey(context.Context) (ssh.PublicKey, error) {
 func (k *fakeKeys) Signer(context.Context) (ssh.Signer, error) {
 	if k.signerErr != nil {
 		return nil, k.signerErr
+	}
+	if k.Locked() {
+		return nil, ErrLocked
 	}
 	return &countingSigner{k}, nil
 }
@@ -192,20 +210,92 @@ func (p *fakePins) Instances(key ssh.PublicKey) ([]uint64, error) {
 	return ids, nil
 }
 
+// fakeLog keeps what was recorded, and can fail.
+type fakeLog struct {
+	mu   sync.Mutex // protects the following
+	kept []Decision
+	err  error
+}
+
+func (l *fakeLog) Record(d Decision) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil {
+		return l.err
+	}
+	l.kept = append(l.kept, d)
+	return nil
+}
+
+func (l *fakeLog) fail(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.err = err
+}
+
+// decisions returns what was recorded with the verdict v.
+func (l *fakeLog) decisions(v Verdict) []Decision {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(l.kept), func(d Decision) bool { return d.Verdict != v })
+}
+
 // env is an agent, its key, and one instance with a pinned host key.
 type env struct {
 	testing.TB
 	agent *Agent
 	keys  *fakeKeys
 	pins  *fakePins
+	log   *fakeLog
 	host  ssh.Signer
+
+	mu       sync.Mutex // protects the following
+	policy   Policy
+	badly    error // why there is no policy
+	approver Approver
+}
+
+// settle changes the policy.
+func (e *env) settle(p Policy) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.policy = p
+}
+
+func (e *env) settled() (Policy, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.policy, e.badly
+}
+
+// asks makes f the person who is asked.
+func (e *env) asks(f func(context.Context, Decision) error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.approver = approverFunc(f)
+}
+
+type approverFunc func(context.Context, Decision) error
+
+func (f approverFunc) Approve(ctx context.Context, d Decision) error { return f(ctx, d) }
+
+// Approve is the agent's way to the person of the moment.
+func (e *env) Approve(ctx context.Context, d Decision) error {
+	e.mu.Lock()
+	a := e.approver
+	e.mu.Unlock()
+	if a == nil {
+		return errors.New("nobody is there")
+	}
+	return a.Approve(ctx, d)
 }
 
 func newEnv(t testing.TB, change ...func(*Config)) *env {
 	t.Helper()
-	e := &env{TB: t, keys: &fakeKeys{key: newKey(t, ssh.KeyAlgoED25519)}, pins: &fakePins{}, host: newKey(t, ssh.KeyAlgoED25519)}
+	e := &env{TB: t, keys: &fakeKeys{key: newKey(t, ssh.KeyAlgoED25519)}, pins: &fakePins{},
+		log: &fakeLog{}, host: newKey(t, ssh.KeyAlgoED25519)}
 	e.pins.add(instance, e.host.PublicKey())
-	cfg := Config{Keys: e.keys, Pins: e.pins, Comment: "vast-ssh"}
+	cfg := Config{Keys: e.keys, Pins: e.pins, Log: e.log, Policy: e.settled, Approver: e, Comment: "vast-ssh"}
 	for _, f := range change {
 		f(&cfg)
 	}
@@ -355,11 +445,20 @@ type client struct {
 
 func (e *env) connect() *client {
 	e.Helper()
+	peer := testPeer
+	peer.Start = connected.Add(1) // another process each time
+	return e.connectAs(peer)
+}
+
+var connected atomic.Uint64
+
+func (e *env) connectAs(peer unixsock.Peer) *client {
+	e.Helper()
 	near, far := net.Pipe()
 	c := &client{TB: e.TB, Conn: near, done: make(chan struct{})}
 	go func() {
 		defer close(c.done)
-		e.agent.Serve(context.Background(), far, testPeer)
+		e.agent.Serve(context.Background(), far, peer)
 	}()
 	e.Cleanup(func() { near.Close(); <-c.done })
 	return c

@@ -25,12 +25,19 @@ const (
 	NotPinned      Reason = "not-pinned"
 	BadBinding     Reason = "bad-binding"
 	Forwarded      Reason = "forwarded"
+	OtherHop       Reason = "other-hop"
+	NotHostBound   Reason = "not-host-bound"
 	SecondBinding  Reason = "second-binding"
 	OtherSession   Reason = "other-session"
 	OtherHostKey   Reason = "other-host-key"
 	AlreadySigned  Reason = "already-signed"
 	Poisoned       Reason = "poisoned"
+	Locked         Reason = "locked" // ipc.KeyLocked
 	KeyUnavailable Reason = "key-unavailable"
+	Declined       Reason = "declined"
+	Unrecorded     Reason = "unrecorded"
+	BadPolicy      Reason = "bad-configuration"
+	TooMany        Reason = "too-many"
 	BadRequest     Reason = "bad-request"
 	BadWitness     Reason = "bad-witness"
 	Unsupported    Reason = "unsupported"
@@ -47,12 +54,19 @@ var sentences = map[Reason]string{
 	NotPinned:      "the host key is not pinned for the instance",
 	BadBinding:     "the client described its session with a binding that does not verify",
 	Forwarded:      "the agent was reached through agent forwarding",
+	OtherHop:       "the agent was forwarded to an instance, and hops in the configuration does not name the way on from there",
+	NotHostBound:   "a login through agent forwarding must name the host key that it is for, and the client's does not",
 	SecondBinding:  "the connection tried to change the session that it is for",
 	OtherSession:   "the request is for another session than the one the client described",
 	OtherHostKey:   "the request names another host key than the one that was seen on the wire",
 	AlreadySigned:  "the one request of this session has been answered already",
 	Poisoned:       "the connection had been refused before, and stays refused",
+	Locked:         "the key is locked",
 	KeyUnavailable: "the private key could not be read",
+	Declined:       "nobody agreed to the login",
+	Unrecorded:     "the signature could not be recorded, so it was not given",
+	BadPolicy:      "the configuration could not be read",
+	TooMany:        "the process was refused too often in a short time, and is not listened to for a moment",
 	BadRequest:     "the request could not be understood",
 	BadWitness:     "the proxy described a key exchange that can not be verified",
 	Unsupported:    "the request is one that this agent does not serve",
@@ -61,14 +75,33 @@ var sentences = map[Reason]string{
 	Internal:       "the agent met a fault of its own and ended the connection",
 }
 
-// refusal is a request that was refused.
+// refusal is a request that was refused. What is not known is empty.
 type refusal struct {
 	Reason   Reason
-	Instance uint64        // 0 if not known
-	hostKey  ssh.PublicKey // nil if not known
-	detail   string        // what exactly was wrong; peer text in it is quoted
-	next     string        // the command to run, or empty
+	Instance uint64
+	From     uint64 // of a hop
+	hostKey  ssh.PublicKey
+	user     string
+	route    string
+	label    string
+	proof    Proof
+	detail   string // what exactly was wrong; peer text in it is quoted
+	next     string // the command to run, or empty
 	peer     unixsock.Peer
+}
+
+func (r *refusal) verdict() Verdict {
+	if r.Reason == Unused {
+		return NotWanted
+	}
+	return Refused
+}
+
+func (r *refusal) decision(at time.Time) Decision {
+	return Decision{
+		At: at, Verdict: r.verdict(), Reason: r.Reason, Sentence: cut(r.sentence(), maxSentence), Instance: r.Instance,
+		From: r.From, Label: r.label, User: r.user, HostKey: r.hostKey, Route: r.route, Proof: r.proof, Peer: r.peer,
+	}
 }
 
 func (r *refusal) sentence() string {
@@ -78,14 +111,30 @@ func (r *refusal) sentence() string {
 	return fmt.Sprintf("%s (%s)", sentences[r.Reason], r.detail)
 }
 
+// hint returns the command to run next, or nothing.
+func (r *refusal) hint() string {
+	switch {
+	case r.next != "":
+		return r.next
+	case r.Reason == Locked:
+		return "vast-agent unlock"
+	case r.Reason == Unused && r.Instance != 0:
+		return fmt.Sprintf("vast-ssh key attach %d", r.Instance)
+	case r.Reason == BadPolicy:
+		return "vast-ssh config show"
+	}
+	return ""
+}
+
 // keepRefusals is how many refusals are kept for people to read.
-const keepRefusals = 64
+const keepRefusals = 48
 
 // Bounds on the texts of a status in bytes, so that it always fits in a control message: JSON takes up to six bytes for
 // one of a text that somebody made up for it.
 const (
 	maxSentence = 384
 	maxProgram  = 192
+	maxShort    = 128 // a route, a label
 )
 
 // cut shortens s to at most limit bytes, not in the middle of a character.
@@ -98,36 +147,38 @@ func cut(s string, limit int) string {
 
 // refusals keeps the last refusals.
 type refusals struct {
-	now func() time.Time
-
 	mu    sync.Mutex // protects the following
-	kept  []ipc.Refusal
+	kept  []keptRefusal
 	total uint64
 }
 
-func newRefusals(now func() time.Time) *refusals { return &refusals{now: now} }
+type keptRefusal struct {
+	ipc.Refusal
+	at time.Time // to the last digit
+}
 
 // add keeps r. A refusal that is like one before replaces it, so that a peer that asks again and again does not drive out
 // what others were refused.
-func (rs *refusals) add(r refusal) {
-	rec := ipc.Refusal{
-		At:       rs.now().UTC().Truncate(time.Second),
+func (rs *refusals) add(r refusal, at time.Time) {
+	rec := keptRefusal{at: at, Refusal: ipc.Refusal{
+		At:       at.UTC().Truncate(time.Second),
 		Reason:   string(r.Reason),
 		Sentence: cut(r.sentence(), maxSentence),
+		Hint:     cut(r.hint(), maxShort),
 		Instance: r.Instance,
 		PID:      r.peer.PID,
 		Program:  cut(r.peer.Program, maxProgram),
-	}
+	}}
 	if r.hostKey != nil {
 		rec.HostKey = ssh.FingerprintSHA256(r.hostKey)
 	}
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
-	if r.Reason != Unused { // which nobody was refused
+	if r.verdict() == Refused {
 		rs.total++
 	}
 	rec.Count = 1
-	like := slices.IndexFunc(rs.kept, func(k ipc.Refusal) bool {
+	like := slices.IndexFunc(rs.kept, func(k keptRefusal) bool {
 		return k.Reason == rec.Reason && k.PID == rec.PID && k.Instance == rec.Instance && k.HostKey == rec.HostKey
 	})
 	if like >= 0 {
@@ -139,8 +190,26 @@ func (rs *refusals) add(r refusal) {
 	rs.kept = append(rs.kept, rec)
 }
 
+// since returns the newest refusal, no older than at, of a login at instance with that host key or of the process pid.
+func (rs *refusals) since(at time.Time, instance uint64, hostKey ssh.PublicKey, pid int) *ipc.Refusal {
+	fingerprint := ssh.FingerprintSHA256(hostKey)
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	for _, r := range slices.Backward(rs.kept) {
+		if !r.at.Before(at) &&
+			(r.Instance == instance && r.HostKey == fingerprint || pid != 0 && r.PID == pid) {
+			return &r.Refusal
+		}
+	}
+	return nil
+}
+
 func (rs *refusals) last() ([]ipc.Refusal, uint64) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
-	return append([]ipc.Refusal{}, rs.kept...), rs.total
+	last := make([]ipc.Refusal, len(rs.kept))
+	for i, r := range rs.kept {
+		last[i] = r.Refusal
+	}
+	return last, rs.total
 }

@@ -31,6 +31,7 @@ const (
 	nothing      known = 0
 	hostOnly     known = 1
 	instanceOnly known = 2
+	secondOnly   known = 4 // secondID
 	both               = hostOnly | instanceOnly
 )
 
@@ -487,7 +488,6 @@ var refusalCases = []refusalCase{
 		w.HostKey, w.Signature = s.hostKey(), sha1Signature(t, s)
 	}),
 	badWitness("no instance", hostOnly, func(t *testing.T, e *env, s *session, w *ipc.Witness) { w.Instance = 0 }),
-	badWitness("no user", both, func(t *testing.T, e *env, s *session, w *ipc.Witness) { w.User = "" }),
 
 	{Unsupported, "a message", func(t *testing.T, e *env) *session {
 		e.connect().want(msgFailure, []byte{17})
@@ -523,6 +523,116 @@ var refusalCases = []refusalCase{
 		}
 		return s
 	}, both},
+
+	{Locked, "at the key exchange", func(t *testing.T, e *env) *session {
+		e.keys.lock(true)
+		s := e.session()
+		refuseWitness(e, s.witness())
+		return s
+	}, both},
+	{Locked, "at the request", func(t *testing.T, e *env) *session {
+		s := e.witnessed()
+		e.keys.lock(true)
+		refuse(e, e.login(s))
+		return nil
+	}, nothing},
+	{Locked, "between the request and the signature", func(t *testing.T, e *env) *session {
+		s := e.witnessed()
+		e.settle(Policy{Confirm: ConfirmAlways})
+		e.asks(func(context.Context, Decision) error { e.keys.lock(true); return nil })
+		refuse(e, e.login(s))
+		return s
+	}, both},
+	{Locked, "while the signature is made", func(t *testing.T, e *env) *session {
+		s := e.witnessed()
+		e.keys.sign = func([]byte) (*ssh.Signature, error) { e.keys.lock(true); return nil, errors.New("destroyed") }
+		refuse(e, e.login(s))
+		e.keys.data = nil
+		return s
+	}, both},
+
+	{Declined, "", func(t *testing.T, e *env) *session {
+		s := e.witnessed()
+		e.settle(Policy{Confirm: ConfirmFirst})
+		e.asks(func(context.Context, Decision) error { return errors.New("no") })
+		refuse(e, e.login(s))
+		return s
+	}, both},
+	{NotPinned, "when a person has agreed at last", func(t *testing.T, e *env) *session {
+		s := e.witnessed()
+		e.settle(Policy{Confirm: ConfirmAlways})
+		e.asks(func(context.Context, Decision) error {
+			e.pins.set(func(p *fakePins) { p.pins = nil })
+			return nil
+		})
+		refuse(e, e.login(s))
+		return s
+	}, both},
+
+	{Unrecorded, "", func(t *testing.T, e *env) *session {
+		s := e.witnessed()
+		e.log.fail(errors.New("disk full"))
+		refuse(e, e.login(s))
+		e.keys.data = nil // made, and not given
+		return s
+	}, both},
+
+	{BadPolicy, "at the key exchange", func(t *testing.T, e *env) *session {
+		e.badly = errors.New("line 7")
+		s := e.session()
+		refuseWitness(e, s.witness())
+		return s
+	}, both},
+	{BadPolicy, "at the request", func(t *testing.T, e *env) *session {
+		s := e.witnessed()
+		e.badly = errors.New("line 7")
+		refuse(e, e.login(s))
+		return nil
+	}, nothing},
+
+	{TooMany, "", func(t *testing.T, e *env) *session {
+		c := e.connect()
+		for range refusalBurst + 1 { // the clock works one off
+			c.want(msgFailure, []byte{17})
+		}
+		if answer, err := c.try([]byte{msgRequestIdentities}); err == nil {
+			t.Errorf("answered with %x", answer)
+		}
+		<-c.done
+		return nil
+	}, nothing},
+
+	{OtherHop, "to an instance that hops does not name", func(t *testing.T, e *env) *session {
+		h := newHops(e)
+		c := h.forwarded(h.first)
+		s := newSession(t, h.third, 32)
+		c.want(msgExtensionFailure, bindRequest(s, 0))
+		return s
+	}, hostOnly},
+	{OtherHop, "back", func(t *testing.T, e *env) *session {
+		h := newHops(e)
+		c := h.forwarded(h.first)
+		s := newSession(t, e.host, 32)
+		c.want(msgExtensionFailure, bindRequest(s, 0))
+		return s
+	}, hostOnly},
+	{OtherHop, "any more", func(t *testing.T, e *env) *session {
+		h := newHops(e)
+		c := h.forwarded(h.first)
+		s := newSession(t, h.second, 32)
+		c.want(msgSuccess, bindRequest(s, 0))
+		e.settle(Policy{})
+		c.want(msgFailure, signRequest(e.keyBlob(), e.login(s, hostBound(s))))
+		return s
+	}, hostOnly},
+	{NotHostBound, "", func(t *testing.T, e *env) *session {
+		h := newHops(e)
+		c := h.forwarded(h.first)
+		s := newSession(t, h.second, 32)
+		c.want(msgSuccess, bindRequest(s, 0))
+		c.want(msgFailure, signRequest(e.keyBlob(), e.login(s)))
+		return s
+	}, hostOnly | secondOnly},
 
 	{Internal, "at a request", func(t *testing.T, e *env) *session {
 		s := e.witnessed()
@@ -568,13 +678,16 @@ func TestRefusals(t *testing.T) {
 			if test.known&instanceOnly != 0 {
 				wantInstance = instance
 			}
+			if test.known&secondOnly != 0 {
+				wantInstance = secondID
+			}
 			if got.Instance != wantInstance {
 				t.Errorf("instance %d, want %d", got.Instance, wantInstance)
 			}
 			if got.HostKey != wantKey {
 				t.Errorf("host key %q, want %q", got.HostKey, wantKey)
 			}
-			allowed := map[Reason]int{AlreadySigned: 1}[test.reason]
+			allowed := map[Reason]int{AlreadySigned: 1, OtherHop: 1, NotHostBound: 1}[test.reason]
 			if test.reason == SecondBinding && test.name == "after a signature" {
 				allowed = 1
 			}

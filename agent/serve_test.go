@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -152,7 +153,10 @@ func TestPoisonedForGood(t *testing.T) {
 
 // TestUnservedMessages sends every other message with a body that nobody may parse.
 func TestUnservedMessages(t *testing.T) {
-	e := newEnv(t)
+	var clock atomic.Int64
+	e := newEnv(t, func(c *Config) {
+		c.Now = func() time.Time { return time.Unix(clock.Add(1), 0) } // so that patience never ends
+	})
 	c := e.connect()
 	garbage := bytes.Repeat([]byte{0xff}, 100)
 	for n := range 256 {
@@ -372,7 +376,7 @@ func TestRefusalNamesThePeer(t *testing.T) {
 func TestRefusalsAreBounded(t *testing.T) {
 	e := newEnv(t)
 	for i := range keepRefusals + 10 {
-		e.agent.refusals.add(refusal{Reason: NoWitness, Instance: uint64(i)})
+		e.agent.refusals.add(refusal{Reason: NoWitness, Instance: uint64(i)}, time.Now())
 	}
 	kept, total := e.agent.refusals.last()
 	if len(kept) != keepRefusals || total != keepRefusals+10 {
@@ -394,9 +398,9 @@ func TestFullStatusFits(t *testing.T) {
 		e.keys.publicErr = errors.New(long)
 		for i := range uint64(keepRefusals) {
 			e.agent.refusals.add(refusal{
-				Reason: KeyUnavailable, Instance: 1<<64 - 1 - i, hostKey: e.host.PublicKey(), detail: long,
+				Reason: KeyUnavailable, Instance: 1<<64 - 1 - i, hostKey: e.host.PublicKey(), detail: long, next: long,
 				peer: unixsock.Peer{PID: 1<<31 - 1, Program: long},
-			})
+			}, time.Now())
 		}
 		st := e.overControlSocket()
 		if len(st.Refusals) != keepRefusals {
@@ -435,6 +439,10 @@ func (e *env) overControlSocket() ipc.Status {
 // control is the agent behind a control socket.
 type control struct{ *Agent }
 
+func (control) Lock() {}
+
+func (control) Unlock(context.Context, []byte) error { return nil }
+
 func (control) Stop() {}
 
 func TestStatus(t *testing.T) {
@@ -455,21 +463,28 @@ func TestStatus(t *testing.T) {
 }
 
 func TestNewChecksItsConfig(t *testing.T) {
-	keys, pins := &fakeKeys{}, &fakePins{}
+	keys, pins, log := &fakeKeys{}, &fakePins{}, &fakeLog{}
 	for name, cfg := range map[string]Config{
-		"Keys":        {Pins: pins},
-		"Pins":        {Keys: keys},
-		"WitnessLife": {Keys: keys, Pins: pins, WitnessLife: -1},
+		"Keys": {Pins: pins, Log: log},
+		"Pins": {Keys: keys, Log: log},
+		"Log":  {Keys: keys, Pins: pins},
 	} {
 		if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: error %v", name, err)
 		}
 	}
-	a, err := New(Config{Keys: keys, Pins: pins})
-	if err != nil {
+	if _, err := New(Config{Keys: keys, Pins: pins, Log: log}); err != nil {
 		t.Fatal(err)
 	}
-	if a.witnesses.life != DefaultWitnessLife {
-		t.Errorf("witnesses live for %v", a.witnesses.life)
+}
+
+// TestZeroPolicy is what holds where nothing is settled.
+func TestZeroPolicy(t *testing.T) {
+	var p Policy
+	if !p.allowsUser(1, "root") || p.allowsUser(1, "ubuntu") || p.allowsUser(1, "") {
+		t.Error("somebody else than root is let in")
+	}
+	if p.witnessLife() != DefaultWitnessLife || p.accepts() != ByWitness || p.hopsFrom(0) != nil {
+		t.Errorf("%+v", p)
 	}
 }

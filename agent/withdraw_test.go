@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"vast-ssh/internal/ipc"
 	"vast-ssh/internal/unixsock"
@@ -32,9 +33,9 @@ func TestWithdraw(t *testing.T) {
 // TestLikeRefusalsAreMerged has one peer ask a thousand times, after another was refused once.
 func TestLikeRefusalsAreMerged(t *testing.T) {
 	e := newEnv(t)
-	e.agent.refusals.add(refusal{Reason: Forwarded, Instance: 7, peer: unixsock.Peer{PID: 1}})
+	e.agent.refusals.add(refusal{Reason: Forwarded, Instance: 7, peer: unixsock.Peer{PID: 1}}, time.Now())
 	for range 1000 {
-		e.agent.refusals.add(refusal{Reason: NoWitness, peer: unixsock.Peer{PID: 2}})
+		e.agent.refusals.add(refusal{Reason: NoWitness, peer: unixsock.Peer{PID: 2}}, time.Now())
 	}
 	kept, total := e.agent.refusals.last()
 	if len(kept) != 2 || kept[0].Reason != string(Forwarded) || kept[0].Count != 1 || kept[1].Count != 1000 || total != 1001 {
@@ -53,5 +54,63 @@ func TestKeyHintReachesTheProxy(t *testing.T) {
 	var refused *ipc.RefusedError
 	if err := e.agent.Witness(t.Context(), e.session().witness()); !errors.As(err, &refused) || refused.Hint() != "chmod 600 key" {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestWithdrawTellsWhatWasRefused relates refusals to the login that they were about.
+func TestWithdrawTellsWhatWasRefused(t *testing.T) {
+	e := newEnv(t)
+	e.agent.refuse(refusal{Reason: OtherUser, Instance: instance + 7, hostKey: e.host.PublicKey()})
+
+	fine := e.witnessed()
+	e.connect().want(msgSignResponse, signRequest(e.keyBlob(), e.login(fine)))
+	if r := e.agent.Withdraw(fine.witness()); r != nil {
+		t.Errorf("a login that went well is told %+v", r)
+	}
+	if r := e.agent.Withdraw(fine.witness()); r != nil {
+		t.Errorf("the second time it is told %+v", r)
+	}
+
+	other := e.witnessed()
+	refuse(e, e.login(other, func(l *login) { l.User = "admin" }))
+	if r := e.agent.Withdraw(other.witness()); r == nil || r.Reason != string(OtherUser) || r.Instance != instance {
+		t.Errorf("another user is told %+v", r)
+	}
+
+	silent := e.witnessed()
+	if r := e.agent.Withdraw(silent.witness()); r == nil || r.Reason != string(Unused) {
+		t.Errorf("a login without a request is told %+v", r)
+	}
+
+	// What the agent cannot relate to an instance it relates to the client.
+	e = newEnv(t)
+	poisoned := e.session()
+	w := poisoned.witness()
+	w.Client = testPeer.PID
+	if err := e.agent.Witness(t.Context(), w); err != nil {
+		t.Fatal(err)
+	}
+	e.connect().want(msgExtensionFailure, bindRequest(poisoned, 1))
+	if r := e.agent.Withdraw(w); r == nil || r.Reason != string(Forwarded) {
+		t.Errorf("a client of its own is told %+v", r)
+	}
+}
+
+// TestUnusedSaysWhatToDo is what people meet first: an instance that was rented before the key was made.
+func TestUnusedSaysWhatToDo(t *testing.T) {
+	e := newEnv(t)
+	s := e.witnessed()
+	r := e.agent.Withdraw(s.witness())
+	if r == nil || r.Reason != string(Unused) || r.Hint != "vast-ssh key attach 1234567" {
+		t.Errorf("told %+v", r)
+	}
+	if d := e.log.decisions(NotWanted); len(d) != 1 || d[0].Reason != Unused {
+		t.Errorf("recorded as %+v", d)
+	}
+}
+
+func TestLockedIsTheReasonOfTheControlSocket(t *testing.T) {
+	if string(Locked) != ipc.KeyLocked {
+		t.Errorf("%q is not %q", Locked, ipc.KeyLocked)
 	}
 }

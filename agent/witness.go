@@ -4,18 +4,24 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"vast-ssh/internal/ipc"
 )
 
 // MaxWitnesses bounds the live witnesses. Each costs a signature verification per request, so it bounds work as well.
 const MaxWitnesses = 64
 
-// maxSigned bounds the session ids remembered as signed; the oldest is forgotten. Forgetting is safe, since a
-// signature needs a live witness too.
+// maxSigned bounds the session ids remembered as signed; the oldest is forgotten. Forgetting is safe: a signature needs a
+// proof of its session too, and a second one for the same session serves only the end that has had the first.
 const maxSigned = 4096
+
+// maxSpent bounds the spent witnesses whose connection has not ended yet.
+const maxSpent = 256
 
 // witness is a checked ipc.Witness: hostKey was pinned for instance when it came in, and signature has an algorithm of hostKey.
 type witness struct {
@@ -23,35 +29,71 @@ type witness struct {
 	hostKey   ssh.PublicKey
 	blob      []byte // hostKey on the wire
 	signature *ssh.Signature
-	user      string
+	client    int // process that the connection is for, as the proxy believes; 0 if unknown
+	route     string
+	label     string
+	came      time.Time
 	expires   time.Time
+}
+
+// parseWitness checks what can be checked of w alone.
+func parseWitness(w ipc.Witness) (*witness, *refusal) {
+	key, err := parseHostKey(w.HostKey)
+	if err != nil {
+		return nil, &refusal{Reason: BadWitness, detail: err.Error()}
+	}
+	sig, err := parseSignature(key, w.Signature)
+	if err != nil {
+		return nil, &refusal{Reason: BadWitness, hostKey: key, detail: err.Error()}
+	}
+	if w.Instance == 0 {
+		return nil, &refusal{Reason: BadWitness, hostKey: key, detail: "no instance"}
+	}
+	return &witness{
+		instance:  w.Instance,
+		hostKey:   key,
+		blob:      w.HostKey,
+		signature: sig,
+		client:    w.Client,
+		route:     cut(w.Route, maxShort),
+		label:     cut(w.Label, maxShort),
+	}, nil
+}
+
+// agrees reports whether a session described as (hostKey blob) is the one that w saw.
+func (w *witness) agrees(hostKeyBlob []byte) bool { return bytes.Equal(w.blob, hostKeyBlob) }
+
+// holds reports whether w is of this host key (on the wire) and this signature.
+func (w *witness) holds(hostKeyBlob []byte, sig *ssh.Signature) bool {
+	return w.agrees(hostKeyBlob) && w.signature.Format == sig.Format && bytes.Equal(w.signature.Blob, sig.Blob)
 }
 
 // witnesses holds the live witnesses and the sessions that have had their signature.
 type witnesses struct {
-	life time.Duration
-	now  func() time.Time
+	now func() time.Time
 
 	mu     sync.Mutex // protects the following
 	list   []*witness
+	spent  []*witness    // oldest first
 	freed  chan struct{} // closed and replaced whenever list gets shorter
-	signed map[[32]byte]struct{}
+	signed map[[32]byte]uint64
 	order  [][32]byte // keys of signed, oldest first
 }
 
-func newWitnesses(life time.Duration, now func() time.Time) *witnesses {
-	return &witnesses{life: life, now: now, freed: make(chan struct{}), signed: make(map[[32]byte]struct{})}
+func newWitnesses(now func() time.Time) *witnesses {
+	return &witnesses{now: now, freed: make(chan struct{}), signed: make(map[[32]byte]uint64)}
 }
 
 // expirePoll is how often a waiting add looks for expired witnesses when none is spent.
 const expirePoll = 100 * time.Millisecond
 
-func (ws *witnesses) add(ctx context.Context, w *witness) error {
+func (ws *witnesses) add(ctx context.Context, w *witness, life time.Duration) error {
 	for {
 		ws.mu.Lock()
 		ws.dropExpired()
 		if len(ws.list) < MaxWitnesses {
-			w.expires = ws.now().Add(ws.life)
+			w.came = ws.now()
+			w.expires = w.came.Add(life)
 			ws.list = append(ws.list, w)
 			ws.mu.Unlock()
 			return nil
@@ -67,28 +109,31 @@ func (ws *witnesses) add(ctx context.Context, w *witness) error {
 	}
 }
 
-// take finds the live witness whose signature verifies over sessionID and spends it: of any number of concurrent calls
-// for one session, one gets it. It returns nil if there is none, and already if the session has had its signature.
-func (ws *witnesses) take(sessionID []byte) (w *witness, already bool) {
-	id := sha256.Sum256(sessionID)
+// claim is a request for the one signature of a session.
+type claim struct {
+	sessionID []byte
+	bound     *binding // the client's own, verified binding to that session, or nil
+	client    int      // process id of the client
+	// instead, if not nil, is taken where there is no witness: a proof of another kind.
+	instead *witness
+}
+
+// take finds the live witness whose signature verifies over the session id and spends it: of any number of concurrent
+// claims to one session, one gets it. It returns nil if there is no proof, and already if the session has had its
+// signature.
+func (ws *witnesses) take(c claim) (w *witness, already bool) {
+	id := sha256.Sum256(c.sessionID)
 	ws.mu.Lock()
 	ws.dropExpired()
 	if _, already = ws.signed[id]; already {
 		ws.mu.Unlock()
 		return nil, true
 	}
-	live := append([]*witness(nil), ws.list...)
+	live := slices.Clone(ws.list)
 	ws.mu.Unlock()
 
-	// Verifying takes tens of microseconds each, so it is done outside the lock and newest first: a witness comes just
-	// before its request.
-	for i := len(live) - 1; i >= 0; i-- {
-		if live[i].hostKey.Verify(sessionID, live[i].signature) == nil {
-			w = live[i]
-			break
-		}
-	}
-	if w == nil {
+	w = c.find(live) // outside the lock: it may take long
+	if w == nil && c.instead == nil {
 		return nil, false
 	}
 
@@ -97,10 +142,17 @@ func (ws *witnesses) take(sessionID []byte) (w *witness, already bool) {
 	if _, already = ws.signed[id]; already {
 		return nil, true
 	}
-	if !ws.remove(w) || !ws.now().Before(w.expires) {
+	switch {
+	case w == nil:
+		w = c.instead
+	case !ws.remove(w) || !ws.now().Before(w.expires):
 		return nil, false
+	default:
+		if ws.spent = append(ws.spent, w); len(ws.spent) > maxSpent {
+			ws.spent = slices.Delete(ws.spent, 0, 1)
+		}
 	}
-	ws.signed[id] = struct{}{}
+	ws.signed[id] = w.instance
 	ws.order = append(ws.order, id)
 	if len(ws.order) > maxSigned {
 		delete(ws.signed, ws.order[0])
@@ -109,18 +161,53 @@ func (ws *witnesses) take(sessionID []byte) (w *witness, already bool) {
 	return w, false
 }
 
-// withdraw forgets a witness like w and tells whether there was a live one.
-func (ws *witnesses) withdraw(w *witness) bool {
+// find returns the witness of live whose signature verifies over the session id, or nil.
+//
+// A client that binds its connection shows the very signature that the proxy saw, and parseBinding has verified it over
+// this session id, so a witness that holds the same one needs no look at the others. Verifying takes tens of
+// microseconds each. Those that came for this client go first and then the newest, since a witness comes just before
+// its request; the order decides nothing else.
+func (c claim) find(live []*witness) *witness {
+	if c.bound != nil && bytes.Equal(c.bound.sessionID, c.sessionID) {
+		for _, w := range live {
+			if w.holds(c.bound.blob, c.bound.signature) {
+				return w
+			}
+		}
+	}
+	for _, own := range []bool{true, false} {
+		for _, w := range slices.Backward(live) {
+			if own == (c.client != 0 && w.client == c.client) && w.hostKey.Verify(c.sessionID, w.signature) == nil {
+				return w
+			}
+		}
+	}
+	return nil
+}
+
+// signedFor returns the instance that the session was signed for, or 0: a login of this user to that instance.
+func (ws *witnesses) signedFor(sessionID []byte) uint64 {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	return ws.signed[sha256.Sum256(sessionID)]
+}
+
+// withdraw forgets a witness like w. It returns when that came, or the zero time if none did, and whether it was live.
+func (ws *witnesses) withdraw(w *witness) (came time.Time, live bool) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	ws.dropExpired()
-	for _, x := range ws.list {
-		if x.instance == w.instance && x.agrees(w.blob) && x.signature.Format == w.signature.Format &&
-			bytes.Equal(x.signature.Blob, w.signature.Blob) {
-			return ws.remove(x)
-		}
+	like := func(x *witness) bool { return x.instance == w.instance && x.holds(w.blob, w.signature) }
+	if i := slices.IndexFunc(ws.list, like); i >= 0 {
+		came = ws.list[i].came
+		ws.remove(ws.list[i])
+		return came, true
 	}
-	return false
+	if i := slices.IndexFunc(ws.spent, like); i >= 0 {
+		came = ws.spent[i].came
+		ws.spent = slices.Delete(ws.spent, i, i+1)
+	}
+	return came, false
 }
 
 func (ws *witnesses) live() int {
@@ -131,26 +218,20 @@ func (ws *witnesses) live() int {
 }
 
 func (ws *witnesses) remove(w *witness) bool {
-	for i, x := range ws.list {
-		if x == w {
-			ws.list = append(ws.list[:i:i], ws.list[i+1:]...)
-			ws.announce()
-			return true
-		}
+	i := slices.Index(ws.list, w)
+	if i < 0 {
+		return false
 	}
-	return false
+	ws.list = slices.Delete(ws.list, i, i+1)
+	ws.announce()
+	return true
 }
 
 func (ws *witnesses) dropExpired() {
 	now := ws.now()
-	kept := ws.list[:0:0]
-	for _, w := range ws.list {
-		if now.Before(w.expires) {
-			kept = append(kept, w)
-		}
-	}
-	if len(kept) < len(ws.list) {
-		ws.list = kept
+	before := len(ws.list)
+	ws.list = slices.DeleteFunc(ws.list, func(w *witness) bool { return !now.Before(w.expires) })
+	if len(ws.list) < before {
 		ws.announce()
 	}
 }
@@ -159,6 +240,3 @@ func (ws *witnesses) announce() {
 	close(ws.freed)
 	ws.freed = make(chan struct{})
 }
-
-// agrees reports whether a session described as (hostKey blob) is the one that w saw.
-func (w *witness) agrees(hostKeyBlob []byte) bool { return bytes.Equal(w.blob, hostKeyBlob) }

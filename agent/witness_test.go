@@ -99,7 +99,8 @@ func TestWitnessWaitsForRoom(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				e := newEnv(t, func(c *Config) { c.WitnessLife = life })
+				e := newEnv(t)
+				e.settle(Policy{WitnessLife: life})
 				first := e.witnessed()
 				for range MaxWitnesses - 1 {
 					e.witnessed()
@@ -157,9 +158,9 @@ func TestWitnessExpires(t *testing.T) {
 		var mu sync.Mutex
 		now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 		e := newEnv(t, func(c *Config) {
-			c.WitnessLife = life
 			c.Now = func() time.Time { mu.Lock(); defer mu.Unlock(); return now }
 		})
+		e.settle(Policy{WitnessLife: life})
 		s := e.witnessed()
 		mu.Lock()
 		now = now.Add(test.age)
@@ -183,12 +184,12 @@ func (anyKey) Verify([]byte, *ssh.Signature) error { return nil }
 
 // TestSignedSessionsAreRemembered fills the memory of signed sessions: it is bounded, and forgets the oldest first.
 func TestSignedSessionsAreRemembered(t *testing.T) {
-	ws := newWitnesses(time.Hour, time.Now)
+	ws := newWitnesses(time.Now)
 	take := func(i int) (*witness, bool) {
-		if err := ws.add(t.Context(), &witness{hostKey: anyKey{}}); err != nil {
+		if err := ws.add(t.Context(), &witness{hostKey: anyKey{}}, time.Hour); err != nil {
 			t.Fatal(err)
 		}
-		w, already := ws.take(fmt.Append(nil, i))
+		w, already := ws.take(claim{sessionID: fmt.Append(nil, i)})
 		if already {
 			ws.mu.Lock()
 			ws.list = nil
@@ -286,15 +287,15 @@ func TestWitnessExpiresDuringTheCheck(t *testing.T) {
 	const life = time.Second
 	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	clock := []time.Time{start, start, start.Add(life - 1), start.Add(life)} // two for add, two for take
-	ws := newWitnesses(life, func() time.Time {
+	ws := newWitnesses(func() time.Time {
 		now := clock[0]
 		clock = clock[1:]
 		return now
 	})
-	if err := ws.add(t.Context(), &witness{hostKey: anyKey{}}); err != nil {
+	if err := ws.add(t.Context(), &witness{hostKey: anyKey{}}, life); err != nil {
 		t.Fatal(err)
 	}
-	if w, already := ws.take(make([]byte, 32)); w != nil || already {
+	if w, already := ws.take(claim{sessionID: make([]byte, 32)}); w != nil || already {
 		t.Errorf("got %v, %v from a witness that has expired", w, already)
 	}
 }

@@ -30,14 +30,16 @@ type Witness struct {
 	User      string `json:"user"`      // login user that the session is for
 	Route     string `json:"route"`     // how the instance was reached, for people
 	Label     string `json:"label"`     // what the user calls the instance, for people
+	Client    int    `json:"client"`    // pid of the ssh client that the connection is for, if known: a hint, and no more
 }
 
 // Refusal is a request that the agent refused, and why.
 type Refusal struct {
 	At       time.Time `json:"at"`
-	Reason   string    `json:"reason"`   // stable word, such as "no-witness"
-	Sentence string    `json:"sentence"` // for people
-	Count    int       `json:"count"`    // how often; At is the last time
+	Reason   string    `json:"reason"`         // stable word, such as "no-witness"
+	Sentence string    `json:"sentence"`       // for people
+	Hint     string    `json:"hint,omitempty"` // the next command to run
+	Count    int       `json:"count"`          // how often; At is the last time
 	Instance uint64    `json:"instance,omitempty"`
 	HostKey  string    `json:"host_key,omitempty"` // SHA256 fingerprint
 	PID      int       `json:"pid"`
