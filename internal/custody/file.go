@@ -6,6 +6,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -18,56 +19,169 @@ import (
 	"vast-ssh/internal/atomicfile"
 )
 
-// fileStore keeps the key unencrypted in a file that ssh can read too.
+// fileStore keeps the key in a file that ssh can read too.
 type fileStore struct {
-	path string
+	base string // path of the current key
+	slot string
+
+	link, rename func(from, to string) error
 }
 
-func (s *fileStore) Name() string { return "file" }
+func newFile(path string) *fileStore { return &fileStore{base: path, link: os.Link, rename: os.Rename} }
+
+func (s *fileStore) at(slot string) slots {
+	there := *s
+	there.slot = slot
+	return &there
+}
+
+func (s *fileStore) Name() string     { return "file" }
+func (s *fileStore) Next() Store      { return s.at(next) }
+func (s *fileStore) Previous() Store  { return s.at(previous) }
+func (s *fileStore) path() string     { return s.base + s.slot }
+func (s *fileStore) lockPath() string { return filepath.Join(filepath.Dir(s.base), lockName) }
 
 func (s *fileStore) where() string {
-	return fmt.Sprintf("private key in file %q (custody = \"file\")", s.path)
+	return fmt.Sprintf("private key in file %q (custody = \"file\")", s.path())
 }
 
-func (s *fileStore) Signer(ctx context.Context) (ssh.Signer, error) {
+func (s *fileStore) read(ctx context.Context) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	data, err := readOwned(s.path, s.where(), 0o077)
+	data, err := readOwned(s.path(), s.where(), 0o077)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &MissingError{s.where()}
+		return nil, missing(s.where(), s.slot)
 	}
+	return data, err
+}
+
+func (s *fileStore) Public(ctx context.Context) (ssh.PublicKey, error) {
+	data, err := s.read(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer clear(data)
-	return signer(data, s.where())
+	return publicHalf(data, s.where())
 }
 
-func (s *fileStore) Save(ctx context.Context, key ed25519.PrivateKey, comment string) error {
-	if err := ctx.Err(); err != nil {
-		return err
+func (s *fileStore) Load(ctx context.Context, passphrase func() ([]byte, error)) (*Key, error) {
+	data, err := s.read(ctx)
+	if err != nil {
+		return nil, err
 	}
-	data, err := marshal(key, comment)
+	defer clear(data)
+	return load(data, s.where(), passphrase)
+}
+
+func (s *fileStore) Save(ctx context.Context, key ed25519.PrivateKey, comment string, passphrase []byte) error {
+	data, err := marshal(key, comment, passphrase)
 	if err != nil {
 		return err
 	}
 	defer clear(data)
-	if err := atomicfile.EnsureDir(filepath.Dir(s.path)); err != nil {
+	unlock, err := lockSlots(ctx, s.lockPath())
+	if err != nil {
 		return err
 	}
-	err = create(s.path, data)
+	defer unlock()
+	err = s.create(data)
 	if errors.Is(err, fs.ErrExist) {
 		return &ExistsError{s.where()}
 	}
 	return err
 }
 
-func marshal(key ed25519.PrivateKey, comment string) ([]byte, error) {
-	block, err := ssh.MarshalPrivateKey(key, cleanComment(comment))
+// create makes the file with all of data or not at all. An existing file of any kind is an fs.ErrExist error: unlike
+// rename, link(2) never replaces. The lock is held.
+func (s *fileStore) create(data []byte) error {
+	dir := filepath.Dir(s.base)
+	if err := sweep(dir); err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(dir, unfinished+"*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.Write(data)
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if closeErr := tmp.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.link(tmp.Name(), s.path()); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// unfinished begins the names of files that are not a key yet.
+const unfinished = ".new-key-"
+
+// sweep removes what a Save left in dir that was killed. The lock is held, so no other Save is under way.
+func sweep(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), unfinished) && e.Type().IsRegular() {
+			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *fileStore) Promote(ctx context.Context, public ssh.PublicKey) error {
+	if err := promote(ctx, s.at(current), public); err != nil {
+		return err
+	}
+	// Also if this call found everything in place: the one before may have been killed short of this.
+	return syncDir(filepath.Dir(s.base))
+}
+
+func (s *fileStore) keep(context.Context) error {
+	if err := s.link(s.base, s.base+previous); err != nil {
+		return err
+	}
+	// On disk before the name of the current key is taken away.
+	return syncDir(filepath.Dir(s.base))
+}
+
+func (s *fileStore) replace(context.Context) error { return s.rename(s.base+next, s.base) }
+
+func (s *fileStore) Remove(ctx context.Context) error { return remove(ctx, s, s.slot) }
+
+func (s *fileStore) remove(context.Context) error {
+	if err := unix.Unlink(s.path()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return &fs.PathError{Op: "remove", Path: s.path(), Err: err}
+	}
+	return syncDir(filepath.Dir(s.base))
+}
+
+// marshal returns key as the text of an OpenSSH private key, encrypted if passphrase is not nil.
+func marshal(key ed25519.PrivateKey, comment string, passphrase []byte) ([]byte, error) {
+	var block *pem.Block
+	var err error
+	switch {
+	case passphrase == nil:
+		block, err = ssh.MarshalPrivateKey(key, cleanComment(comment))
+	case len(passphrase) == 0:
+		return nil, errors.New("an empty passphrase protects nothing")
+	default:
+		block, err = ssh.MarshalPrivateKeyWithPassphrase(key, cleanComment(comment), passphrase)
+	}
 	if err != nil {
 		return nil, err
 	}
+	defer clear(block.Bytes)
 	return pem.EncodeToMemory(block), nil
 }
 
@@ -95,35 +209,26 @@ func readOwned(path, where string, forbidden fs.FileMode) ([]byte, error) {
 			hint:   "chmod 600 '" + strings.ReplaceAll(path, "'", `'\''`) + "'",
 		}
 	}
-	data, err := atomicfile.Read(path, maxKey)
-	if errors.Is(err, atomicfile.ErrTooLarge) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	// One buffer of full size: those that a growing one drops would not be zeroed.
+	data := make([]byte, maxKey+1)
+	n, err := io.ReadFull(f, data)
+	if err == nil {
+		clear(data)
 		return nil, &KeyError{Where: where, Reason: "is too large"}
 	}
-	return data, err
+	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		clear(data)
+		return nil, err
+	}
+	return data[:n], nil
 }
 
-// create makes the file at path, mode 0600, with all of data or not at all. An existing file of any kind is an
-// fs.ErrExist error, also for all but one of concurrent calls: unlike rename, link(2) never replaces.
-func create(path string, data []byte) error {
-	dir := filepath.Dir(path)
-	tmp, err := os.CreateTemp(dir, ".new-key-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(data)
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if closeErr := tmp.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		return err
-	}
-	if err := os.Link(tmp.Name(), path); err != nil {
-		return err
-	}
+func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err

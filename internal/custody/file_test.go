@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -34,10 +35,10 @@ func newStore(t *testing.T) *fileStore {
 // put makes data the key file of s.
 func put(t *testing.T, s *fileStore, data []byte) {
 	t.Helper()
-	if err := os.MkdirAll(filepath.Dir(s.path), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(s.base), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(s.path, data, 0o600); err != nil {
+	if err := os.WriteFile(s.base, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -72,19 +73,19 @@ func TestOpen(t *testing.T) {
 func TestFileStore(t *testing.T) {
 	s := newStore(t)
 	var missing *MissingError
-	if _, err := s.Signer(t.Context()); !errors.As(err, &missing) || !strings.Contains(err.Error(), s.path) {
+	if _, err := s.Load(t.Context(), nil); !errors.As(err, &missing) || !strings.Contains(err.Error(), s.base) {
 		t.Fatalf("err = %v, want a *MissingError with the path", err)
 	}
 	key := Generate()
-	if err := s.Save(t.Context(), key, "a comment"); err != nil {
+	if err := s.Save(t.Context(), key, "a comment", nil); err != nil {
 		t.Fatal(err)
 	}
-	signer, err := s.Signer(t.Context())
+	signer, err := s.Load(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	signs(t, signer, key)
-	info, err := os.Stat(s.path)
+	info, err := os.Stat(s.base)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,21 +93,21 @@ func TestFileStore(t *testing.T) {
 		t.Errorf("mode %v, want -rw-------", info.Mode())
 	}
 
-	before, err := os.ReadFile(s.path)
+	before, err := os.ReadFile(s.base)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var exists *ExistsError
-	if err := s.Save(t.Context(), Generate(), ""); !errors.As(err, &exists) {
+	if err := s.Save(t.Context(), Generate(), "", nil); !errors.As(err, &exists) {
 		t.Errorf("err = %v, want an *ExistsError", err)
 	}
-	if after, err := os.ReadFile(s.path); err != nil || !bytes.Equal(before, after) {
+	if after, err := os.ReadFile(s.base); err != nil || !bytes.Equal(before, after) {
 		t.Errorf("the key was overwritten: %v", err)
 	}
-	onlyFile(t, s.path)
+	onlyFile(t, s.base)
 }
 
-// onlyFile fails the test if the directory of path holds anything else.
+// onlyFile fails the test if the directory of path holds anything else but the lock.
 func onlyFile(t *testing.T, path string) {
 	t.Helper()
 	entries, err := os.ReadDir(filepath.Dir(path))
@@ -114,7 +115,7 @@ func onlyFile(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 	for _, e := range entries {
-		if e.Name() != filepath.Base(path) {
+		if e.Name() != filepath.Base(path) && e.Name() != lockName {
 			t.Errorf("%q remains", e.Name())
 		}
 	}
@@ -130,25 +131,25 @@ func TestSaveNeverReplaces(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newStore(t)
-			if err := os.Mkdir(filepath.Dir(s.path), 0o700); err != nil {
+			if err := os.Mkdir(filepath.Dir(s.base), 0o700); err != nil {
 				t.Fatal(err)
 			}
-			if err := make(s.path); err != nil {
+			if err := make(s.base); err != nil {
 				t.Fatal(err)
 			}
-			before, err := os.Lstat(s.path)
+			before, err := os.Lstat(s.base)
 			if err != nil {
 				t.Fatal(err)
 			}
 			var exists *ExistsError
-			if err := s.Save(t.Context(), Generate(), ""); !errors.As(err, &exists) {
+			if err := s.Save(t.Context(), Generate(), "", nil); !errors.As(err, &exists) {
 				t.Errorf("err = %v, want an *ExistsError", err)
 			}
-			after, err := os.Lstat(s.path)
+			after, err := os.Lstat(s.base)
 			if err != nil || !os.SameFile(before, after) || before.Size() != after.Size() {
 				t.Errorf("it was replaced: %v", err)
 			}
-			onlyFile(t, s.path)
+			onlyFile(t, s.base)
 		})
 	}
 }
@@ -156,7 +157,7 @@ func TestSaveNeverReplaces(t *testing.T) {
 func TestOneOfManySavesWins(t *testing.T) {
 	s := newStore(t)
 	saveRace(t, func() Store { return s })
-	onlyFile(t, s.path)
+	onlyFile(t, s.base)
 }
 
 // saveRace saves from 20 goroutines at once, and fails the test unless one wins and its key is the one stored.
@@ -170,7 +171,7 @@ func saveRace(t *testing.T, open func() Store) {
 		wg.Go(func() {
 			s, key := open(), Generate()
 			<-start
-			err := s.Save(t.Context(), key, "")
+			err := s.Save(t.Context(), key, "", nil)
 			var exists *ExistsError
 			switch {
 			case err == nil:
@@ -187,7 +188,7 @@ func saveRace(t *testing.T, open func() Store) {
 	if len(won) != 1 {
 		t.Fatalf("%d calls stored a key", len(won))
 	}
-	signer, err := open().Signer(t.Context())
+	signer, err := open().Load(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,49 +197,47 @@ func saveRace(t *testing.T, open func() Store) {
 
 func TestSaveFailureLeavesNothing(t *testing.T) {
 	s := newStore(t)
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &limit); err != nil {
-		t.Fatal(err)
+	if out, err := child(t, "full disk", s.base).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
 	}
-	full := limit
-	full.Cur = 100
-	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &full); err != nil {
-		t.Fatal(err)
-	}
-	err := s.Save(t.Context(), Generate(), "")
-	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &limit); err != nil {
-		t.Fatal(err)
-	}
-	if err == nil {
-		t.Fatal("a write over the limit succeeded")
-	}
-	if _, err := os.Lstat(s.path); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Lstat(s.base); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("half a key is there: %v", err)
 	}
-	onlyFile(t, s.path)
+	onlyFile(t, s.base)
+}
+
+// saveOnAFullDisk is the child of TestSaveFailureLeavesNothing: the limit is for all of its process.
+func saveOnAFullDisk(base string) error {
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 100, Max: 100}); err != nil {
+		return err
+	}
+	if err := newFile(base).Save(context.Background(), Generate(), "", nil); !errors.Is(err, unix.EFBIG) {
+		return fmt.Errorf("a write over the limit: %w", err)
+	}
+	return nil
 }
 
 func TestSaveRefusesAnOpenDirectory(t *testing.T) {
 	s := newStore(t)
-	if err := os.Mkdir(filepath.Dir(s.path), 0o700); err != nil {
+	if err := os.Mkdir(filepath.Dir(s.base), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(filepath.Dir(s.path), 0o755); err != nil {
+	if err := os.Chmod(filepath.Dir(s.base), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	var open *atomicfile.DirError
-	if err := s.Save(t.Context(), Generate(), ""); !errors.As(err, &open) {
+	if err := s.Save(t.Context(), Generate(), "", nil); !errors.As(err, &open) {
 		t.Errorf("err = %v, want a *DirError", err)
 	}
-	if _, err := os.Lstat(s.path); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Lstat(s.base); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the key was stored: %v", err)
 	}
 }
 
-func TestSignerRefusesAnUntrustedFile(t *testing.T) {
+func TestLoadRefusesAnUntrustedFile(t *testing.T) {
 	chmod := func(path string, mode fs.FileMode) func(*testing.T, *fileStore) {
 		return func(t *testing.T, s *fileStore) {
-			if err := os.Chmod(filepath.Join(filepath.Dir(s.path), path), mode); err != nil {
+			if err := os.Chmod(filepath.Join(filepath.Dir(s.base), path), mode); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -253,18 +252,18 @@ func TestSignerRefusesAnUntrustedFile(t *testing.T) {
 		{"others may write", chmod("id_ed25519", 0o602), "mode 0602"},
 		{"open directory", chmod(".", 0o710), "mode 0710"},
 		{"symbolic link", func(t *testing.T, s *fileStore) {
-			if err := os.Rename(s.path, s.path+".real"); err != nil {
+			if err := os.Rename(s.base, s.base+".real"); err != nil {
 				t.Fatal(err)
 			}
-			if err := os.Symlink(s.path+".real", s.path); err != nil {
+			if err := os.Symlink(s.base+".real", s.base); err != nil {
 				t.Fatal(err)
 			}
 		}, "regular file"},
 		{"FIFO", func(t *testing.T, s *fileStore) {
-			if err := os.Remove(s.path); err != nil {
+			if err := os.Remove(s.base); err != nil {
 				t.Fatal(err)
 			}
-			if err := unix.Mkfifo(s.path, 0o600); err != nil {
+			if err := unix.Mkfifo(s.base, 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}, "regular file"},
@@ -272,7 +271,7 @@ func TestSignerRefusesAnUntrustedFile(t *testing.T) {
 			if os.Geteuid() != 0 {
 				t.Skip("only root can give a file away")
 			}
-			if err := os.Chown(s.path, 12345, -1); err != nil {
+			if err := os.Chown(s.base, 12345, -1); err != nil {
 				t.Fatal(err)
 			}
 		}, "another user"},
@@ -281,33 +280,23 @@ func TestSignerRefusesAnUntrustedFile(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newStore(t)
-			if err := s.Save(t.Context(), Generate(), ""); err != nil {
+			if err := s.Save(t.Context(), Generate(), "", nil); err != nil {
 				t.Fatal(err)
 			}
 			tt.prep(t, s)
-			_, err := s.Signer(t.Context())
-			var bad *KeyError
-			var dir *atomicfile.DirError
-			if !errors.As(err, &bad) && !errors.As(err, &dir) {
-				t.Fatalf("err = %v, want a *KeyError or a *DirError", err)
-			}
-			if !strings.Contains(err.Error(), tt.reason) {
-				t.Errorf("err = %q, want %q", err, tt.reason)
+			_, public := s.Public(t.Context())
+			_, load := s.Load(t.Context(), neverAsked(t))
+			for what, err := range map[string]error{"Public": public, "Load": load} {
+				var bad *KeyError
+				var dir *atomicfile.DirError
+				if !errors.As(err, &bad) && !errors.As(err, &dir) {
+					t.Fatalf("%s: err = %v, want a *KeyError or a *DirError", what, err)
+				}
+				if !strings.Contains(err.Error(), tt.reason) {
+					t.Errorf("%s: err = %q, want %q", what, err, tt.reason)
+				}
 			}
 		})
-	}
-}
-
-func TestSignerDoesNotAskForAPassphrase(t *testing.T) {
-	s := newStore(t)
-	block, err := ssh.MarshalPrivateKeyWithPassphrase(Generate(), "", []byte("pass"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	put(t, s, encode(block))
-	var encrypted *PassphraseError
-	if _, err := s.Signer(t.Context()); !errors.As(err, &encrypted) || !strings.Contains(err.Error(), s.path) {
-		t.Errorf("err = %v, want a *PassphraseError with the path", err)
 	}
 }
 
@@ -315,27 +304,39 @@ func TestFileStoreKeepsTheContext(t *testing.T) {
 	s := newStore(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := s.Save(ctx, Generate(), ""); !errors.Is(err, context.Canceled) {
+	if err := s.Save(ctx, Generate(), "", nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("Save: %v", err)
 	}
-	if _, err := s.Signer(ctx); !errors.Is(err, context.Canceled) {
-		t.Errorf("Signer: %v", err)
+	if _, err := s.Load(ctx, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("Load: %v", err)
 	}
 }
 
 // TestOpenSSHReadsTheFile has ssh-keygen read what Save wrote.
 func TestOpenSSHReadsTheFile(t *testing.T) {
 	keygen := testenv.NeedProgram(t, "ssh-keygen")
-	s := newStore(t)
-	key := Generate()
-	if err := s.Save(t.Context(), key, "some comment"); err != nil {
-		t.Fatal(err)
-	}
-	out, err := exec.Command(keygen, "-y", "-P", "", "-f", s.path).Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if want := PublicLine(publicOf(key), "some comment"); !bytes.Equal(out, want) {
-		t.Errorf("ssh-keygen -y prints %q, want %q", out, want)
+	for _, passphrase := range []string{"", "a passphrase"} {
+		s := newStore(t)
+		key := Generate()
+		var secret []byte
+		if passphrase != "" {
+			secret = []byte(passphrase)
+		}
+		if err := s.Save(t.Context(), key, "some comment", secret); err != nil {
+			t.Fatal(err)
+		}
+		if string(secret) != passphrase {
+			t.Error("Save changed the passphrase, which is its caller's")
+		}
+		out, err := exec.Command(keygen, "-y", "-P", passphrase, "-f", s.base).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := PublicLine(publicOf(key), "some comment"); !bytes.Equal(out, want) {
+			t.Errorf("ssh-keygen -y prints %q, want %q", out, want)
+		}
+		if passphrase != "" && exec.Command(keygen, "-y", "-P", "another", "-f", s.base).Run() == nil {
+			t.Error("ssh-keygen reads it with another passphrase")
+		}
 	}
 }

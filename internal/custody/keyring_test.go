@@ -33,7 +33,7 @@ func newKeyringOn(t *testing.T, get func(service, user string) (string, error),
 	set func(service, user, value string) error) *keyringStore {
 	t.Setenv("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent")
 	return &keyringStore{
-		lock: filepath.Join(t.TempDir(), "vast-ssh", ".keyring.lock"), wait: time.Minute, get: get, set: set,
+		lock: filepath.Join(t.TempDir(), "vast-ssh", ".key.lock"), wait: time.Minute, get: get, set: set,
 	}
 }
 
@@ -48,14 +48,14 @@ func TestKeyringStore(t *testing.T) {
 	m := memory{}
 	s := newKeyringOn(t, m.get, m.set)
 	var missing *MissingError
-	if _, err := s.Signer(t.Context()); !errors.As(err, &missing) || !strings.Contains(err.Error(), `"keyring"`) {
+	if _, err := s.Load(t.Context(), nil); !errors.As(err, &missing) || !strings.Contains(err.Error(), `"keyring"`) {
 		t.Fatalf("err = %v, want a *MissingError that names the choice", err)
 	}
 	key := Generate()
-	if err := s.Save(t.Context(), key, ""); err != nil {
+	if err := s.Save(t.Context(), key, "", nil); err != nil {
 		t.Fatal(err)
 	}
-	signer, err := s.Signer(t.Context())
+	signer, err := s.Load(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,11 +69,11 @@ func TestKeyringSaveNeverReplaces(t *testing.T) {
 	m := memory{"vast-ssh/id_ed25519": "something else"}
 	s := newKeyringOn(t, m.get, noSet(t))
 	var exists *ExistsError
-	if err := s.Save(t.Context(), Generate(), ""); !errors.As(err, &exists) {
+	if err := s.Save(t.Context(), Generate(), "", nil); !errors.As(err, &exists) {
 		t.Errorf("err = %v, want an *ExistsError", err)
 	}
 	var bad *KeyError
-	if _, err := s.Signer(t.Context()); !errors.As(err, &bad) || strings.Contains(err.Error(), "something else") {
+	if _, err := s.Load(t.Context(), nil); !errors.As(err, &bad) || strings.Contains(err.Error(), "something else") {
 		t.Errorf("err = %v, want a *KeyError that does not quote", err)
 	}
 	t.Run("in a race", func(t *testing.T) {
@@ -101,7 +101,7 @@ func TestKeyringSaveHoldsTheLock(t *testing.T) {
 		held()
 		return m.set(service, user, text)
 	})
-	if err := s.Save(t.Context(), Generate(), ""); err != nil {
+	if err := s.Save(t.Context(), Generate(), "", nil); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -131,7 +131,7 @@ func TestKeyringThatFails(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newKeyringOn(t, tt.get, tt.set)
-			err := s.Save(t.Context(), Generate(), "")
+			err := s.Save(t.Context(), Generate(), "", nil)
 			var failed *KeyringError
 			if !errors.As(err, &failed) || !strings.Contains(err.Error(), tt.reason) {
 				t.Fatalf("err = %v, want a *KeyringError with %q", err, tt.reason)
@@ -165,13 +165,13 @@ func TestKeyringThatDoesNotAnswer(t *testing.T) {
 	}
 	result := make(chan error)
 	go func() {
-		_, err := s.Signer(t.Context())
+		_, err := s.Load(t.Context(), nil)
 		result <- err
 	}()
 	<-asked
 	late(<-result)
 	// The call left behind keeps the turn: no second one is started.
-	_, err := s.Signer(t.Context())
+	_, err := s.Load(t.Context(), nil)
 	late(err)
 	select {
 	case <-asked:
@@ -180,7 +180,7 @@ func TestKeyringThatDoesNotAnswer(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := s.Signer(ctx); !errors.Is(err, context.Canceled) {
+	if _, err := s.Load(ctx, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("err = %v, want canceled", err)
 	}
 	close(release)
@@ -189,7 +189,7 @@ func TestKeyringThatDoesNotAnswer(t *testing.T) {
 	<-keyringTurn
 	s.get, s.wait = m.get, time.Minute
 	var missing *MissingError
-	if _, err := s.Signer(t.Context()); !errors.As(err, &missing) {
+	if _, err := s.Load(t.Context(), nil); !errors.As(err, &missing) {
 		t.Errorf("the keyring answers again: err = %v, want a *MissingError", err)
 	}
 	if got := newKeyring("").wait; got != 3*time.Second {
@@ -200,7 +200,7 @@ func TestKeyringThatDoesNotAnswer(t *testing.T) {
 func TestEmptyLockDirectoryIsMade(t *testing.T) {
 	m := memory{}
 	s := newKeyringOn(t, m.get, m.set)
-	if err := s.Save(t.Context(), Generate(), ""); err != nil {
+	if err := s.Save(t.Context(), Generate(), "", nil); err != nil {
 		t.Fatal(err)
 	}
 	info, err := os.Stat(filepath.Dir(s.lock))

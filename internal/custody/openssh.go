@@ -18,24 +18,65 @@ const (
 	maxRounds = 4096
 
 	importWhere = "key to import"
+	damaged     = "is damaged"
 )
 
 // ParseImport reads an existing private key: a file made by ssh-keygen that holds one Ed25519 key. Its second result
 // is the comment in the file; an encrypted file does not show its own, and DefaultComment takes its place.
 //
 // passphrase is called once if the key is encrypted and otherwise acceptable, and what it returned is zeroed. Its
-// error is returned as it is. Other errors are a *KeyError, ErrPassphrase, and a *PassphraseError if passphrase is nil.
+// error is returned as it is. Other errors are a *KeyError, one that wraps ErrPassphrase, and a *PassphraseError if
+// passphrase is nil.
 func ParseImport(data []byte, passphrase func() ([]byte, error)) (ed25519.PrivateKey, string, error) {
-	return parsePrivate(data, importWhere, passphrase)
+	private, comment, err := parsePrivate(data, importWhere, passphrase)
+	if err != nil {
+		return nil, "", err
+	}
+	key, err := newPair(private, importWhere)
+	if err != nil {
+		clear(private)
+		return nil, "", err
+	}
+	key.Destroy()
+	return private, comment, nil
 }
 
-// signer returns the key in data, which must not be encrypted.
-func signer(data []byte, where string) (ssh.Signer, error) {
-	key, _, err := parsePrivate(data, where, nil)
+// load returns the key in data, which stays the caller's to zero.
+func load(data []byte, where string, passphrase func() ([]byte, error)) (*Key, error) {
+	private, _, err := parsePrivate(data, where, passphrase)
 	if err != nil {
 		return nil, err
 	}
-	return ssh.NewSignerFromKey(key)
+	defer clear(private)
+	return newPair(private, where)
+}
+
+// newPair returns the key of private, if its halves belong together. With the wrong public half, a signature made the
+// common way gives the private half away, and the file is not what ssh-keygen wrote.
+func newPair(private ed25519.PrivateKey, where string) (*Key, error) {
+	key, err := newKey((*[ed25519.SeedSize]byte)(private[:ed25519.SeedSize]))
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(key.secret.public[:], private[ed25519.SeedSize:]) {
+		key.Destroy()
+		return nil, &KeyError{Where: where, Reason: damaged}
+	}
+	return key, nil
+}
+
+// publicHalf returns the public half of the key in data, where it is encrypted as the file says it.
+func publicHalf(data []byte, where string) (ssh.PublicKey, error) {
+	key, err := load(data, where, nil)
+	var encrypted *PassphraseError
+	if errors.As(err, &encrypted) {
+		return encrypted.public, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer key.Destroy()
+	return key.PublicKey(), nil
 }
 
 // container is the outer layer of a private key in OpenSSH's PROTOCOL.key, behind magic.
@@ -51,9 +92,11 @@ type container struct {
 
 const magic = "openssh-key-v1\x00"
 
-// parsePrivate judges the outer layer first, which is readable also where the key is encrypted, so that nobody is
-// asked for the passphrase of a key that is refused anyway. Errors of the decoders are left out of its own errors,
-// because they can quote the file.
+// parsePrivate returns the key in data as its seed and its public half, which are not compared, in a buffer of its own.
+//
+// It judges the outer layer first, which is readable also where the key is encrypted, so that nobody is asked for the
+// passphrase of a key that is refused anyway. Errors of the decoders are left out of its own errors, because they can
+// quote the file.
 func parsePrivate(data []byte, where string, passphrase func() ([]byte, error)) (ed25519.PrivateKey, string, error) {
 	refuse := func(reason, hint string) (ed25519.PrivateKey, string, error) {
 		return nil, "", &KeyError{Where: where, Reason: reason, hint: hint}
@@ -69,63 +112,92 @@ func parsePrivate(data []byte, where string, passphrase func() ([]byte, error)) 
 	var c container
 	inner, ok := bytes.CutPrefix(block.Bytes, []byte(magic))
 	if !ok || ssh.Unmarshal(inner, &c) != nil || c.Keys != 1 {
-		return refuse("is damaged", "")
+		return refuse(damaged, "")
 	}
-	var public struct {
+	var outer struct {
 		Type string
 		Rest []byte `ssh:"rest"`
 	}
-	if ssh.Unmarshal(c.Public, &public) != nil {
-		return refuse("is damaged", "")
+	if ssh.Unmarshal(c.Public, &outer) != nil {
+		return refuse(damaged, "")
 	}
-	if public.Type != ssh.KeyAlgoED25519 {
-		return refuse(otherType(public.Type))
+	if outer.Type != ssh.KeyAlgoED25519 {
+		return refuse(otherType(outer.Type))
+	}
+	public, err := ssh.ParsePublicKey(bytes.Clone(c.Public)) // what it returns refers to its input
+	if err != nil {
+		return refuse(damaged, "")
 	}
 
-	var raw any
-	var err error
+	var private ed25519.PrivateKey
 	comment := DefaultComment
 	if c.Cipher == "none" {
-		raw, err = ssh.ParseRawPrivateKey(data)
-		comment = c.comment()
+		private, comment, ok = c.plain()
 	} else {
 		if reason := c.undecryptable(); reason != "" {
 			return refuse(reason, "ssh-keygen -p encrypts a key anew in the common way")
 		}
 		if passphrase == nil {
-			return nil, "", &PassphraseError{where}
+			return nil, "", &PassphraseError{Where: where, public: public}
 		}
-		raw, err = decrypt(data, passphrase)
+		private, ok, err = decrypt(data, passphrase)
+		if errors.Is(err, ErrPassphrase) {
+			err = fmt.Errorf("%w for the %s", err, where)
+		}
 		if err != nil {
 			return nil, "", err
 		}
 	}
-	key, ok := raw.(*ed25519.PrivateKey)
-	// The public half goes into each signature: with a wrong one, a signature would give the private half away.
-	if err != nil || !ok || len(c.Rest) > 0 || !key.Equal(ed25519.NewKeyFromSeed(key.Seed())) ||
-		!bytes.Equal(c.Public, publicOf(*key).Marshal()) {
-		return refuse("is damaged", "")
+	if !ok || len(c.Rest) > 0 || !bytes.Equal(public.Marshal(), publicOf(private).Marshal()) {
+		clear(private)
+		return refuse(damaged, "")
 	}
-	return *key, comment, nil
+	return private, comment, nil
 }
 
-func decrypt(data []byte, passphrase func() ([]byte, error)) (any, error) {
+// plain returns a copy of the unencrypted key. What it reads is taken apart in place: x/crypto, which decodes the
+// encrypted ones, would leave a copy of everything on the heap.
+func (c *container) plain() (private ed25519.PrivateKey, comment string, ok bool) {
+	var inner struct {
+		Check1, Check2  uint32
+		Type            string
+		Public, Private []byte
+		Comment         string
+		Pad             []byte `ssh:"rest"`
+	}
+	if c.KDF != "none" || len(c.KDFOptions) > 0 || ssh.Unmarshal(c.Private, &inner) != nil ||
+		inner.Check1 != inner.Check2 || inner.Type != ssh.KeyAlgoED25519 || len(inner.Private) != ed25519.PrivateKeySize ||
+		!bytes.Equal(inner.Public, inner.Private[ed25519.SeedSize:]) {
+		return nil, "", false
+	}
+	for i, b := range inner.Pad {
+		if b != byte(i+1) {
+			return nil, "", false
+		}
+	}
+	return bytes.Clone(inner.Private), cleanComment(inner.Comment), true
+}
+
+// decrypt returns the encrypted key in data, or not ok if it is damaged. Its error is that of passphrase, or
+// ErrPassphrase.
+func decrypt(data []byte, passphrase func() ([]byte, error)) (private ed25519.PrivateKey, ok bool, err error) {
 	pass, err := passphrase()
 	defer clear(pass)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if len(pass) == 0 {
-		return nil, ErrPassphrase
+		return nil, false, ErrPassphrase
 	}
 	raw, err := ssh.ParseRawPrivateKeyWithPassphrase(data, pass)
 	if errors.Is(err, x509.IncorrectPasswordError) {
-		return nil, ErrPassphrase
+		return nil, false, ErrPassphrase
 	}
-	if err != nil {
-		return nil, nil
+	key, ok := raw.(*ed25519.PrivateKey)
+	if err != nil || !ok {
+		return nil, false, nil
 	}
-	return raw, nil
+	return *key, true, nil
 }
 
 // undecryptable returns why the key cannot be decrypted with any passphrase, or nothing.
@@ -138,27 +210,12 @@ func (c *container) undecryptable() string {
 		Rounds uint32
 	}
 	if ssh.Unmarshal(c.KDFOptions, &options) != nil || options.Rounds == 0 {
-		return "is damaged"
+		return damaged
 	}
 	if options.Rounds > maxRounds {
 		return fmt.Sprintf("is encrypted with %d rounds, more than %d", options.Rounds, maxRounds)
 	}
 	return ""
-}
-
-// comment returns the comment of an unencrypted Ed25519 key.
-func (c *container) comment() string {
-	var private struct {
-		Check1, Check2  uint32
-		Type            string
-		Public, Private []byte
-		Comment         string
-		Pad             []byte `ssh:"rest"`
-	}
-	if ssh.Unmarshal(c.Private, &private) != nil {
-		return DefaultComment
-	}
-	return cleanComment(private.Comment)
 }
 
 // otherType says why a key of type typ, which the file gives, is refused.

@@ -79,13 +79,13 @@ func TestImportFromSSHKeygen(t *testing.T) {
 				t.Errorf("asked %d times; the passphrase is left as %q", len(asked), asked)
 			}
 			wrong := []byte("wrong")
-			if _, _, err := ParseImport(private, func() ([]byte, error) { return wrong, nil }); err != ErrPassphrase {
+			if _, _, err := ParseImport(private, func() ([]byte, error) { return wrong, nil }); !errors.Is(err, ErrPassphrase) {
 				t.Errorf("err = %v, want ErrPassphrase", err)
 			}
 			if !bytes.Equal(wrong, make([]byte, 5)) {
 				t.Errorf("a wrong passphrase is left as %q", wrong)
 			}
-			if _, _, err := ParseImport(private, func() ([]byte, error) { return nil, nil }); err != ErrPassphrase {
+			if _, _, err := ParseImport(private, func() ([]byte, error) { return nil, nil }); !errors.Is(err, ErrPassphrase) {
 				t.Errorf("no passphrase: err = %v, want ErrPassphrase", err)
 			}
 			aborted := errors.New("aborted")
@@ -180,7 +180,7 @@ func TestImportFromPuTTY(t *testing.T) {
 		return data
 	}
 	original := Generate()
-	data, err := marshal(original, "from putty")
+	data, err := marshal(original, "from putty", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +221,7 @@ func (c container) file() []byte {
 
 func TestImportRefuses(t *testing.T) {
 	key := Generate()
-	plain, err := marshal(key, "c")
+	plain, err := marshal(key, "c", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -248,7 +248,7 @@ func TestImportRefuses(t *testing.T) {
 	}
 	mixed := ed25519.PrivateKey(bytes.Clone(key))
 	copy(mixed[ed25519.SeedSize:], Generate().Public().(ed25519.PublicKey))
-	wrongHalf, err := marshal(mixed, "c")
+	wrongHalf, err := marshal(mixed, "c", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,6 +281,28 @@ func TestImportRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	// inside changes what the encryption would cover, of an unencrypted key.
+	type private struct {
+		Check1, Check2  uint32
+		Type            string
+		Public, Private []byte
+		Comment         string
+		Pad             []byte `ssh:"rest"`
+	}
+	inside := func(f func(*private)) []byte {
+		return change(plain, func(c *container) {
+			var p private
+			if err := ssh.Unmarshal(c.Private, &p); err != nil {
+				t.Fatal(err)
+			}
+			f(&p)
+			c.Private = ssh.Marshal(p)
+		})
+	}
+	if _, _, err := ParseImport(inside(func(*private) {}), neverAsked(t)); err != nil {
+		t.Fatalf("an unchanged key: %v", err)
+	}
+
 	for _, tt := range []struct {
 		name   string
 		data   []byte
@@ -310,6 +332,17 @@ func TestImportRefuses(t *testing.T) {
 			c.Public = publicOf(Generate()).Marshal()
 		}), "damaged"},
 		{"another public half inside", wrongHalf, "damaged"},
+		{"two check numbers", inside(func(p *private) { p.Check2++ }), "damaged"},
+		{"another type inside", inside(func(p *private) { p.Type = "ssh-rsa" }), "damaged"},
+		{"long private half", inside(func(p *private) { p.Private = append(p.Private, 0) }), "damaged"},
+		{"short private half", inside(func(p *private) { p.Private = p.Private[:32] }), "damaged"},
+		{"another public half before the private one", inside(func(p *private) {
+			p.Public = Generate().Public().(ed25519.PublicKey)
+		}), "damaged"},
+		{"padding", inside(func(p *private) { p.Pad = []byte{1, 2, 4} }), "damaged"},
+		{"KDF without a cipher", change(plain, func(c *container) { c.KDF = "bcrypt" }), "damaged"},
+		{"KDF options without a KDF", change(plain, func(c *container) { c.KDFOptions = []byte{0} }), "damaged"},
+		{"short public half", change(plain, func(c *container) { c.Public = c.Public[:len(c.Public)-1] }), "damaged"},
 		{"unknown KDF", change(encrypted, func(c *container) { c.KDF = "scrypt" }), "scrypt"},
 		{"no KDF options", change(encrypted, func(c *container) { c.KDFOptions = nil }), "damaged"},
 		{"no rounds", change(encrypted, rounds(0)), "damaged"},
@@ -329,7 +362,7 @@ func TestImportRefuses(t *testing.T) {
 
 // FuzzParseImport looks for a key that ParseImport accepts and that would not be read again as the same.
 func FuzzParseImport(f *testing.F) {
-	plain, err := marshal(Generate(), "a comment")
+	plain, err := marshal(Generate(), "a comment", nil)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -346,7 +379,12 @@ func FuzzParseImport(f *testing.F) {
 		if err != nil {
 			return
 		}
-		again, err := marshal(key, comment)
+		// The decoder is as strict as that of x/crypto.
+		raw, err := ssh.ParseRawPrivateKey(data)
+		if other, ok := raw.(*ed25519.PrivateKey); err != nil || !ok || !other.Equal(key) {
+			t.Fatalf("x/crypto does not read it, or another key: %v", err)
+		}
+		again, err := marshal(key, comment, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -87,33 +87,57 @@ func TestInSession(t *testing.T) {
 		return s
 	}
 	var missing *MissingError
-	if _, err := open().Signer(t.Context()); !errors.As(err, &missing) {
+	if _, err := open().Load(t.Context(), nil); !errors.As(err, &missing) {
 		t.Fatalf("err = %v, want a *MissingError", err)
 	}
 	key := Generate()
-	if err := open().Save(t.Context(), key, ""); err != nil {
+	if err := open().Save(t.Context(), key, "", nil); err != nil {
 		t.Fatal(err)
 	}
-	signer, err := open().Signer(t.Context())
+	signer, err := open().Load(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	signs(t, signer, key)
 	var exists *ExistsError
-	if err := open().Save(t.Context(), Generate(), ""); !errors.As(err, &exists) {
+	if err := open().Save(t.Context(), Generate(), "", nil); !errors.As(err, &exists) {
 		t.Errorf("err = %v, want an *ExistsError", err)
 	}
 	if _, err := os.Lstat(path); err == nil {
 		t.Error("the key is in a file too")
 	}
 
+	// A rotation, to a key with a passphrase.
+	second := Generate()
+	if err := open().Next().Save(t.Context(), second, "", []byte("secret")); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := open().Promote(t.Context(), publicOf(second)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	holds(t, "next", open().Next(), nil)
+	holds(t, "previous", open().Previous(), publicOf(key))
+	loaded, err := open().Load(t.Context(), func() ([]byte, error) { return []byte("secret"), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	signs(t, loaded, second)
+	for range 2 {
+		if err := open().Previous().Remove(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	holds(t, "previous", open().Previous(), nil)
+
 	lockKeyring(t, bus)
 	start := time.Now()
 	var failed *KeyringError
-	if _, err := open().Signer(t.Context()); !errors.As(err, &failed) {
+	if _, err := open().Load(t.Context(), nil); !errors.As(err, &failed) {
 		t.Errorf("locked: err = %v, want a *KeyringError", err)
 	}
-	if err := open().Save(t.Context(), Generate(), ""); !errors.As(err, &failed) {
+	if err := open().Save(t.Context(), Generate(), "", nil); !errors.As(err, &failed) {
 		t.Errorf("locked: err = %v, want a *KeyringError", err)
 	}
 	if took := time.Since(start); took > 3*keyringWait {
@@ -182,10 +206,10 @@ func TestBusThatDoesNotAnswer(t *testing.T) {
 		}
 	}()
 	t.Setenv("DBUS_SESSION_BUS_ADDRESS", "unix:path="+l.Addr().String())
-	s := newKeyring(filepath.Join(t.TempDir(), ".keyring.lock"))
+	s := newKeyring(filepath.Join(t.TempDir(), ".key.lock"))
 	s.wait = 50 * time.Millisecond
 	var failed *KeyringError
-	if _, err := s.Signer(t.Context()); !errors.As(err, &failed) || !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := s.Load(t.Context(), nil); !errors.As(err, &failed) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("err = %v, want a *KeyringError that is DeadlineExceeded", err)
 	}
 	(<-conns).Close()
@@ -201,12 +225,12 @@ func TestNoBus(t *testing.T) {
 			if sessionBus() == nil {
 				t.Skip("this user has a D-Bus session")
 			}
-			s := newKeyring(filepath.Join(t.TempDir(), ".keyring.lock"))
+			s := newKeyring(filepath.Join(t.TempDir(), ".key.lock"))
 			s.get = func(string, string) (string, error) {
 				t.Error("the keyring was asked, which starts a D-Bus session")
 				return "", nil
 			}
-			_, err := s.Signer(t.Context())
+			_, err := s.Load(t.Context(), nil)
 			var failed *KeyringError
 			if !errors.As(err, &failed) || !strings.Contains(err.Error(), "D-Bus") {
 				t.Errorf("err = %v, want a *KeyringError that names D-Bus", err)
