@@ -26,3 +26,14 @@ func peerOf(c *net.UnixConn) (Peer, error) {
 	}
 	return peer, credErr
 }
+
+// startOf returns when the process pid was started in microseconds since 1970, or 0: sysctl(3). Nothing tells whether the
+// pid has changed hands since the connection was made.
+func startOf(_ *net.UnixConn, pid int) uint64 {
+	k, err := unix.SysctlKinfoProc("kern.proc.pid", pid)
+	if err != nil || int(k.Proc.P_pid) != pid {
+		return 0
+	}
+	start := k.Proc.P_starttime
+	return uint64(start.Sec)*1e6 + uint64(start.Usec)
+}

@@ -21,11 +21,16 @@ import (
 var ErrInUse = errors.New("another process is listening on the socket")
 
 // Peer is the process at the other end of a connection as the kernel knew it when the connection was made. The
-// uid is a fact to decide on; the pid and the program are for people to read, since a pid can be used again.
+// uid is a fact to decide on; the pid and the start are for people to read and for keeping processes apart, since a
+// connection can be handed on.
 type Peer struct {
-	PID     int
-	UID     int
-	Program string // path of the executable, or empty
+	PID int
+	UID int
+	// Start is when it was started, in the platform's own units: it tells the process from a later one with its pid. It
+	// is 0 where it is not known, and where the connection comes from Dial.
+	Start uint64
+
+	Program string // path of the executable, or empty; nothing sets it here
 }
 
 // Conn is an accepted connection whose peer has our own uid.
@@ -36,10 +41,14 @@ type Conn struct {
 
 // Listener listens on a socket file of ours.
 type Listener struct {
-	l    *net.UnixListener
-	path string
-	dev  uint64
-	ino  uint64
+	// PerPeer is how many connections of one process Serve serves at a time. Zero is any number.
+	PerPeer int
+
+	l         *net.UnixListener
+	path      string
+	dev       uint64
+	ino       uint64
+	inherited bool // the file is kept by the service manager, which listens on
 }
 
 // probeTimeout bounds the look whether a socket file that is already there is alive.
@@ -84,6 +93,9 @@ func removeStale(path string) error {
 	if info.Mode()&fs.ModeSocket == 0 {
 		return &fs.PathError{Op: "listen", Path: path, Err: errors.New("a file that is not a socket is in the way")}
 	}
+	if st, ok := info.Sys().(*syscall.Stat_t); !ok || int(st.Uid) != os.Geteuid() {
+		return &fs.PathError{Op: "listen", Path: path, Err: errors.New("a socket of another user is in the way")}
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
 	defer cancel()
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
@@ -124,19 +136,20 @@ func (l *Listener) Accept() (*Conn, error) {
 			c.Close()
 			continue
 		}
+		peer.Start = startOf(c, peer.PID)
 		return &Conn{UnixConn: c, Peer: peer}, nil
 	}
 }
 
-// Lost reports that the socket file is no longer the one that Listen made, so that nobody can find it.
+// Lost reports that the socket file is no longer the one that Listen made or Inherited met, so that nobody can find it.
 func (l *Listener) Lost() bool {
 	dev, ino, err := identity(l.path)
 	return err != nil || dev != l.dev || ino != l.ino
 }
 
-// Close stops listening and removes the socket file if it is still the one that Listen made.
+// Close stops listening and removes the socket file if it is still the one that Listen made. An inherited one stays.
 func (l *Listener) Close() error {
-	if !l.Lost() {
+	if !l.inherited && !l.Lost() {
 		os.Remove(l.path)
 	}
 	return l.l.Close()

@@ -377,32 +377,70 @@ func TestServeEndsWithItsContextWhenAcceptFails(t *testing.T) {
 // otherUID is a user that is not the one of the tests: nobody on most systems.
 const otherUID = 65534
 
-// asOther runs the test binary once more as another user, in the role of that name with the path as its argument. The child
-// changes its user itself, since that user may not be able to run the binary.
-func asOther(t *testing.T, role, path string) *exec.Cmd {
+// inRole runs the test binary once more in the role of that name, with the path as its argument.
+func inRole(t *testing.T, role, path string) *exec.Cmd {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		testenv.Missing(t, "root, to be another user")
-	}
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(exe)
-	cmd.Env = append(os.Environ(), "UNIXSOCK_TEST_ROLE="+role, "UNIXSOCK_TEST_PATH="+path)
+	// The race detector would have each of them linger for a second.
+	cmd.Env = append(os.Environ(), "UNIXSOCK_TEST_ROLE="+role, "UNIXSOCK_TEST_PATH="+path, "GORACE=atexit_sleep_ms=0")
 	cmd.Stderr = os.Stderr
 	return cmd
 }
 
-// TestMain plays the other user where the environment says so.
+// asOther is inRole as another user. The child changes its user itself, since that user may not be able to run the binary.
+func asOther(t *testing.T, role, path string) *exec.Cmd {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		testenv.Missing(t, "root, to be another user")
+	}
+	cmd := inRole(t, role, path)
+	cmd.Env = append(cmd.Env, "UNIXSOCK_TEST_UID="+strconv.Itoa(otherUID))
+	return cmd
+}
+
+// begin starts a program and returns when it has said that it is ready. It ends with the test, by the end of its stdin.
+func begin(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		stdin.Close()
+		cmd.Wait()
+	})
+	if ready, err := io.ReadAll(stdout); string(ready) != "ready" {
+		t.Fatalf("the other process said %q, %v", ready, err)
+	}
+}
+
+// TestMain plays another process where the environment says so, and another user.
 func TestMain(m *testing.M) {
 	role := os.Getenv("UNIXSOCK_TEST_ROLE")
 	if role == "" {
 		os.Exit(m.Run())
 	}
 	path := os.Getenv("UNIXSOCK_TEST_PATH")
-	if err := errors.Join(syscall.Setgroups(nil), syscall.Setgid(otherUID), syscall.Setuid(otherUID)); err != nil {
-		panic(err)
+	if uid, err := strconv.Atoi(os.Getenv("UNIXSOCK_TEST_UID")); err == nil {
+		if err := errors.Join(syscall.Setgroups(nil), syscall.Setgid(uid), syscall.Setuid(uid)); err != nil {
+			panic(err)
+		}
+	}
+	ready := func() {
+		os.Stdout.WriteString("ready")
+		os.Stdout.Close()
+		io.Copy(io.Discard, os.Stdin) // until the test ends
 	}
 	switch role {
 	case "connect":
@@ -417,15 +455,31 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 		os.Stdout.WriteString("got " + strconv.Quote(string(answer)))
+	case "knock":
+		if _, err := net.Dial("unix", path); err != nil {
+			panic(err)
+		}
+	case "hold":
+		c, err := net.Dial("unix", path)
+		if err != nil {
+			panic(err)
+		}
+		ready()
+		c.Close()
 	case "listen":
 		l, err := net.Listen("unix", path)
 		if err != nil {
 			panic(err)
 		}
-		os.Stdout.WriteString("ready")
-		os.Stdout.Close()
-		io.Copy(io.Discard, os.Stdin) // until the test ends
+		ready()
 		l.Close()
+	case "serve":
+		if _, err := Listen(path); err != nil {
+			panic(err)
+		}
+		ready()
+	case "inherit":
+		inheritAndTell(strings.Split(path, ":"))
 	}
 	os.Exit(0)
 }
@@ -497,26 +551,7 @@ func TestDialRefusesTheSocketOfAnother(t *testing.T) {
 	if err := os.Chown(dir, otherUID, otherUID); err != nil {
 		t.Fatal(err)
 	}
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		stdin.Close()
-		if err := cmd.Wait(); err != nil {
-			t.Error(err)
-		}
-	}()
-	if ready, err := io.ReadAll(stdout); string(ready) != "ready" {
-		t.Fatalf("the other user said %q, %v", ready, err)
-	}
+	begin(t, cmd)
 	c, err := Dial(t.Context(), path)
 	if err == nil {
 		c.Close()
