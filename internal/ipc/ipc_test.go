@@ -277,6 +277,8 @@ func TestErrors(t *testing.T) {
 		{refusal, "not-pinned", refusal.Sentence},
 		{fmt.Errorf("no: %w", refusal), "not-pinned", "no: " + refusal.Sentence},
 		{errors.New("no room"), "", "no room"},
+		{errors.New(""), "", "the agent refuses, and does not say why"},
+		{&RefusedError{Reason: "locked"}, "locked", "the agent refuses, and does not say why"},
 		{nil, "", ""},
 	}
 	h := &fakeHandler{}

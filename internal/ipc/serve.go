@@ -1,6 +1,7 @@
 package ipc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -85,7 +86,7 @@ func failure(err error) reply {
 	if err == nil {
 		return reply{}
 	}
-	rep := reply{Error: err.Error()}
+	rep := reply{Error: cmp.Or(err.Error(), "the agent refuses, and does not say why")} // without a text it would be success
 	if re := (*RefusedError)(nil); errors.As(err, &re) {
 		rep.Reason = re.Reason
 	}

@@ -159,14 +159,15 @@ func (a Agent) start(ctx context.Context) (string, error) {
 	return string(report), nil
 }
 
-// environment passes on what the agent needs to find its files and the keyring. An API key is not among it: the agent has
+// environment passes on what the agent needs to find its files and the keyring, and to ask a person. An API key is not among it: the agent has
 // no use for one, and whoever reads its environment shall find none.
 func environment(env []string) []string {
 	var kept []string
 	for _, kv := range env {
 		name, _, _ := strings.Cut(kv, "=")
 		switch name {
-		case "HOME", "PATH", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "DBUS_SESSION_BUS_ADDRESS", "DISPLAY", "WAYLAND_DISPLAY":
+		case "HOME", "PATH", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "DBUS_SESSION_BUS_ADDRESS",
+			"DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY", "SSH_ASKPASS":
 			kept = append(kept, kv)
 		default:
 			if strings.HasPrefix(name, "XDG_") || strings.HasPrefix(name, "LC_") {
