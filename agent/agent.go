@@ -226,7 +226,11 @@ var errNoPair = errors.New("the private key and the public key file are not a pa
 // keyRefusal is the refusal for want of the key.
 func keyRefusal(err error) *refusal {
 	if errors.Is(err, ErrLocked) {
-		return &refusal{Reason: Locked, next: hintOf(err)}
+		r := &refusal{Reason: Locked, next: hintOf(err)}
+		if err.Error() != ErrLocked.Error() { // whose text the reason has already
+			r.detail = err.Error()
+		}
+		return r
 	}
 	return &refusal{Reason: KeyUnavailable, detail: err.Error(), next: hintOf(err)}
 }

@@ -1,6 +1,7 @@
 package agentcmd
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,24 +19,36 @@ import (
 
 func startCommand(env *Env) *cli.Command {
 	return &cli.Command{
-		Name:  "start",
-		Usage: "start the agent in the background, if it is not running",
-		Action: func(c *cli.Context) error {
-			if err := env.configure(); err != nil {
-				return err
-			}
-			program, err := launch.Program("vast-agent")
-			if err != nil {
-				return err
-			}
-			return launch.Ensure(c.Context, launch.Agent{
-				Program:       program,
-				ControlSocket: env.Dirs.ControlSocket(),
-				StartLock:     env.Dirs.StartLock(),
-				Log:           env.Dirs.AgentLog(),
-			})
-		},
+		Name:   "start",
+		Usage:  "start the agent in the background, if it is not running",
+		Action: func(c *cli.Context) error { return env.start(c.Context) },
 	}
+}
+
+// start returns when an agent is running.
+func (e *Env) start(ctx context.Context) error {
+	if err := e.configure(); err != nil {
+		return err
+	}
+	program, err := launch.Program("vast-agent")
+	if err != nil {
+		return err
+	}
+	return launch.Ensure(ctx, launch.Agent{
+		Program:       program,
+		ControlSocket: e.Dirs.ControlSocket(),
+		StartLock:     e.Dirs.StartLock(),
+		Log:           e.Dirs.AgentLog(),
+	})
+}
+
+// dial connects to the running agent.
+func (e *Env) dial(ctx context.Context) (*ipc.Client, error) {
+	client, err := ipc.Dial(ctx, e.Dirs.ControlSocket())
+	if notRunning(err) {
+		return nil, errNotRunning
+	}
+	return client, err
 }
 
 func stopCommand(env *Env) *cli.Command {
@@ -69,10 +82,7 @@ func statusCommand(env *Env) *cli.Command {
 		Usage: "show the agent's key, what it has signed, and what it has refused and why",
 		Flags: []cli.Flag{&cli.BoolFlag{Name: "json", Usage: "print JSON"}},
 		Action: func(c *cli.Context) error {
-			client, err := ipc.Dial(c.Context, env.Dirs.ControlSocket())
-			if notRunning(err) {
-				return errNotRunning
-			}
+			client, err := env.dial(c.Context)
 			if err != nil {
 				return err
 			}
@@ -100,8 +110,24 @@ func printStatus(env *Env, st ipc.Status) {
 	fmt.Fprintf(env.Stdout, "running     pid %d since %s, version %s\n", st.PID, st.Started.Local().Format(time.DateTime), st.Version)
 	fmt.Fprintf(env.Stdout, "socket      %s\n", env.Dirs.AgentSocket())
 	fmt.Fprintf(env.Stdout, "key         %s (custody: %s)\n", key, st.Custody)
+	fmt.Fprintf(env.Stdout, "state       %s\n", keyState(st))
+	fmt.Fprintf(env.Stdout, "policy      accept = %q, confirm = %q\n", st.Accept, st.Confirm)
+	fmt.Fprintf(env.Stdout, "sandbox     %s\n", term.Safe(st.Sandbox))
 	fmt.Fprintf(env.Stdout, "signatures  %d given, %d requests refused\n", st.Signatures, st.Refused)
 	for _, r := range st.Refusals {
 		fmt.Fprintf(env.Stdout, "refused     %s\n", voice.Refusal(r))
 	}
+}
+
+// keyState tells where the private key is.
+func keyState(st ipc.Status) string {
+	switch {
+	case st.Locked != ipc.Unlocked:
+		return string(st.Locked) + "; unlock it with: vast-agent unlock"
+	case st.Memory == "":
+		return "not in memory; it is loaded when it is first needed"
+	case st.Memory == "locked":
+		return "in locked memory"
+	}
+	return "in memory that may be swapped out: " + term.Safe(st.Memory)
 }

@@ -3,7 +3,6 @@ package agentcmd
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"io/fs"
 	"os"
@@ -18,17 +17,13 @@ import (
 
 // countingStore counts how often the private key is asked for.
 type countingStore struct {
-	key   ed25519.PrivateKey
+	custody.Store
 	asked int
 }
 
-func (*countingStore) Name() string { return "file" }
-func (*countingStore) Save(context.Context, ed25519.PrivateKey, string) error {
-	return errors.New("no")
-}
-func (s *countingStore) Signer(context.Context) (ssh.Signer, error) {
+func (s *countingStore) Load(ctx context.Context, passphrase func() ([]byte, error)) (*custody.Key, error) {
 	s.asked++
-	return ssh.NewSignerFromKey(s.key)
+	return s.Store.Load(ctx, passphrase)
 }
 
 func TestKeysFollowTheFile(t *testing.T) {
@@ -38,14 +33,20 @@ func TestKeysFollowTheFile(t *testing.T) {
 	}
 	path := filepath.Join(dir, "id.pub")
 	store := &countingStore{}
-	k := &keys{store: store, path: path}
+	k := newKeys(store, path)
 	if _, err := k.PublicKey(t.Context()); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no file: %v", err)
 	}
 	replace := func() ssh.PublicKey {
 		t.Helper()
-		store.key = custody.Generate()
-		public, err := ssh.NewPublicKey(store.key.Public())
+		var err error
+		if store.Store, err = custody.Open("file", filepath.Join(t.TempDir(), "keys", "id")); err != nil {
+			t.Fatal(err)
+		}
+		if err := store.Save(t.Context(), custody.Generate(), "x", nil); err != nil {
+			t.Fatal(err)
+		}
+		public, err := store.Public(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -13,8 +13,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"vast-ssh/agent"
 	"vast-ssh/internal/atomicfile"
+	"vast-ssh/internal/chainlog"
 	"vast-ssh/internal/ipc"
 	"vast-ssh/internal/launch"
 	"vast-ssh/internal/unixsock"
@@ -79,49 +79,45 @@ func run(ctx context.Context, env *Env, ready func()) error {
 		return err
 	}
 	defer unlock()
-	a, keys, err := newAgent(env)
+	d, err := newDaemon(ctx, env)
 	if err != nil {
 		return err
 	}
-	agentSocket, err := unixsock.Listen(env.Dirs.AgentSocket())
-	if err != nil {
-		return err
-	}
-	defer agentSocket.Close()
-	controlSocket, err := unixsock.Listen(env.Dirs.ControlSocket())
-	if err != nil {
-		return err
-	}
-	defer controlSocket.Close()
+	defer d.close()
 
 	stopping, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	signal.Ignore(syscall.SIGHUP) // the terminal it was started from has closed
+	d.stop = stop
 
 	serving, end := context.WithCancel(ctx)
 	defer end()
 	var servers sync.WaitGroup
 	servers.Go(func() {
-		unixsock.Serve(serving, agentSocket, maxAgentConns, func(ctx context.Context, c *unixsock.Conn) {
-			a.Serve(ctx, c, c.Peer)
+		unixsock.Serve(serving, d.agentSocket, maxAgentConns, func(ctx context.Context, c *unixsock.Conn) {
+			d.names.Look(c.Peer)
+			d.agent.Serve(ctx, c, c.Peer)
 		})
 	})
-	control := &handler{agent: a, keys: keys, env: env, started: time.Now(), stop: stop}
 	servers.Go(func() {
-		unixsock.Serve(serving, controlSocket, maxControlConns, func(ctx context.Context, c *unixsock.Conn) {
-			ipc.Serve(ctx, c, control)
+		unixsock.Serve(serving, d.controlSocket, maxControlConns, func(ctx context.Context, c *unixsock.Conn) {
+			ipc.Serve(ctx, c, d)
 		})
 	})
+	servers.Go(func() { d.watchLocks(serving) })
+	servers.Go(func() { d.watchScreen(serving) })
 	ready()
 
-	awaitStop(stopping, agentSocket, controlSocket)
+	awaitStop(stopping, d.agentSocket, d.controlSocket)
 	// The sockets go first, so that a new agent can be started, then what is in flight is finished, and the
 	// connections close last: that tells whoever asked for the stop that it is done.
-	controlSocket.Close()
-	agentSocket.Close()
+	d.controlSocket.Close()
+	d.agentSocket.Close()
 	draining, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
-	drainErr := a.Drain(draining)
+	drainErr := d.agent.Drain(draining)
+	d.recorder.event(chainlog.Stopped, "", "")
+	d.close()
 	unlock()
 	end()
 	servers.Wait()
@@ -164,46 +160,3 @@ func single(ctx context.Context, env *Env) (unlock func(), err error) {
 	}
 	return unlock, err
 }
-
-func newAgent(env *Env) (*agent.Agent, *keys, error) {
-	store, err := env.Store()
-	if err != nil {
-		return nil, nil, err
-	}
-	k := &keys{store: store, path: env.Dirs.PublicKey()}
-	a, err := agent.New(agent.Config{
-		Keys:        k,
-		Pins:        pins{env.Pins()},
-		Comment:     "vast-ssh",
-		WitnessLife: env.Config.WitnessLife,
-	})
-	return a, k, err
-}
-
-// handler answers the control socket.
-type handler struct {
-	agent   *agent.Agent
-	keys    *keys
-	env     *Env
-	started time.Time
-	stop    func()
-}
-
-func (h *handler) Witness(ctx context.Context, w ipc.Witness) error { return h.agent.Witness(ctx, w) }
-
-func (h *handler) Withdraw(w ipc.Witness) *ipc.Refusal { return h.agent.Withdraw(w) }
-
-func (h *handler) Lock() {}
-
-func (h *handler) Unlock(context.Context, []byte) error { return nil }
-
-func (h *handler) Status(ctx context.Context) ipc.Status {
-	st := h.agent.Status(ctx)
-	st.PID = os.Getpid()
-	st.Version = h.env.Version
-	st.Started = h.started.UTC().Truncate(time.Second)
-	st.Custody = h.keys.store.Name()
-	return st
-}
-
-func (h *handler) Stop() { h.stop() }

@@ -1,0 +1,223 @@
+package agentcmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"vast-ssh/agent"
+	"vast-ssh/internal/chainlog"
+	"vast-ssh/internal/companion"
+	"vast-ssh/internal/ipc"
+	"vast-ssh/internal/launch"
+	"vast-ssh/internal/logind"
+	"vast-ssh/internal/unixsock"
+)
+
+// daemon is what a running agent is made of. It answers the control socket.
+type daemon struct {
+	env       *Env
+	started   time.Time
+	stop      func()
+	sandbox   string
+	policies  *policies
+	keys      *keys
+	companion *companion.Client
+	names     *names
+	recorder  *recorder
+	agent     *agent.Agent
+
+	agentSocket   *unixsock.Listener
+	controlSocket *unixsock.Listener
+
+	closing sync.Once
+}
+
+// newDaemon brings everything up. From its end on the process reads no file of others and starts no program.
+func newDaemon(ctx context.Context, env *Env) (_ *daemon, err error) {
+	d := &daemon{env: env, started: time.Now()}
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	d.policies = &policies{path: env.Dirs.ConfigFile(), getenv: env.Getenv}
+	store, err := env.Store()
+	if err != nil {
+		return nil, err
+	}
+	d.keys = newKeys(store, env.Dirs.PublicKey())
+	if err := d.listen(); err != nil {
+		return nil, err
+	}
+	if err := d.startCompanion(ctx); err != nil {
+		return nil, err
+	}
+	log, err := chainlog.Open(env.Dirs.Decisions())
+	if err != nil {
+		return nil, err
+	}
+	d.recorder = &recorder{log: log, names: d.names, companion: d.companion, policies: d.policies,
+		notes: make(chan struct{}, maxNotes)}
+	d.agent, err = agent.New(agent.Config{
+		Keys:     d.keys,
+		Pins:     pins{env.Pins()},
+		Log:      d.recorder,
+		Policy:   d.policies.Policy,
+		Approver: &approver{d.companion, d.names},
+		Comment:  "vast-ssh",
+	})
+	if err != nil {
+		return nil, err
+	}
+	d.recorder.event(chainlog.Started, "", "version "+env.Version)
+	return d, nil
+}
+
+// maxPerPeer is how many connections to the agent socket one process may have at a time.
+const maxPerPeer = 32
+
+// listen takes the sockets from the service manager, or makes them.
+func (d *daemon) listen() error {
+	inherited, err := unixsock.Inherited(d.env.Dirs.AgentSocket(), d.env.Dirs.ControlSocket())
+	if err != nil {
+		return err
+	}
+	if inherited != nil {
+		d.agentSocket, d.controlSocket = inherited[0], inherited[1]
+	} else {
+		if d.agentSocket, err = unixsock.Listen(d.env.Dirs.AgentSocket()); err != nil {
+			return err
+		}
+		if d.controlSocket, err = unixsock.Listen(d.env.Dirs.ControlSocket()); err != nil {
+			return err
+		}
+	}
+	d.agentSocket.PerPeer = maxPerPeer
+	return nil
+}
+
+func (d *daemon) startCompanion(ctx context.Context) error {
+	program, err := launch.Program("vast-agent")
+	if err != nil {
+		return err
+	}
+	options := companion.Options{Askpass: d.env.Config.Askpass, Stderr: os.Stderr}
+	if d.companion, err = companion.Start(ctx, program, options); err != nil {
+		return err
+	}
+	d.names = newNames(d.companion)
+	return nil
+}
+
+// close ends what newDaemon brought up, the key first.
+func (d *daemon) close() {
+	d.closing.Do(func() {
+		if d.keys != nil {
+			d.keys.Lock()
+		}
+		for _, s := range []*unixsock.Listener{d.controlSocket, d.agentSocket} {
+			if s != nil {
+				s.Close()
+			}
+		}
+		if d.recorder != nil {
+			d.recorder.log.Close()
+		}
+		if d.companion != nil {
+			d.companion.Close()
+		}
+	})
+}
+
+// watchLocks locks the key when it is told to by a signal, or when the key has not been used for as long as the
+// configuration says.
+func (d *daemon) watchLocks(ctx context.Context) {
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGUSR1)
+	defer signal.Stop(told)
+	tick := time.NewTicker(lookout)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-told:
+			d.lock("a signal")
+		case now := <-tick.C:
+			cfg, err := d.policies.Config()
+			if err != nil || cfg.IdleLock == 0 {
+				continue
+			}
+			if idle, held := d.keys.Idle(now); held && idle >= cfg.IdleLock {
+				d.lock(fmt.Sprintf("not used for %v", cfg.IdleLock))
+			}
+		}
+	}
+}
+
+// screenRetry is the pause before logind is asked again, when the bus was restarted or is not there.
+const screenRetry = 30 * time.Second
+
+// watchScreen locks a key that has a passphrase when the user leaves the machine alone. For one that has none it would be
+// in the way and stop nobody: whoever can ask for the key can unlock it.
+func (d *daemon) watchScreen(ctx context.Context) {
+	for {
+		err := logind.Watch(ctx, func(e logind.Event) {
+			if cfg, err := d.policies.Config(); err == nil && cfg.ScreenLock && d.keys.Guarded() {
+				d.lock(e.String())
+			}
+		})
+		if errors.Is(err, logind.ErrUnsupported) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(screenRetry):
+		}
+	}
+}
+
+// lock zeroes the key, and has people asked again for what they have agreed to.
+func (d *daemon) lock(why string) {
+	d.agent.ForgetConsent()
+	if d.keys.Lock() {
+		d.recorder.event(chainlog.Locked, "", why)
+	}
+}
+
+func (d *daemon) Witness(ctx context.Context, w ipc.Witness) error { return d.agent.Witness(ctx, w) }
+
+func (d *daemon) Withdraw(w ipc.Witness) *ipc.Refusal { return d.agent.Withdraw(w) }
+
+func (d *daemon) Lock() { d.lock("vast-agent lock") }
+
+func (d *daemon) Unlock(ctx context.Context, passphrase []byte) error {
+	err := d.keys.Unlock(ctx, passphrase)
+	switch {
+	case err == nil:
+		d.recorder.event(chainlog.Unlocked, "", "")
+	case refusedFor(err, ipc.WrongPassphrase):
+		d.recorder.event(chainlog.Refused, ipc.WrongPassphrase, "a wrong passphrase was given")
+	}
+	return err
+}
+
+func (d *daemon) Status(ctx context.Context) ipc.Status {
+	st := d.agent.Status(ctx)
+	st.PID = os.Getpid()
+	st.Version = d.env.Version
+	st.Started = d.started.UTC().Truncate(time.Second)
+	st.Sandbox = d.sandbox
+	st.LogSeq, st.LogHead = d.recorder.log.Head()
+	d.keys.Describe(&st)
+	return st
+}
+
+func (d *daemon) Stop() { d.stop() }
