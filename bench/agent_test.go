@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -380,22 +381,97 @@ func login(socket string, s *session) error {
 	return l.ask(s.sign, msgSignResponse)
 }
 
-// BenchmarkAgentMemory shows what vast-agent keeps in memory, right after its start and after many signatures.
-func BenchmarkAgentMemory(b *testing.B) {
+// BenchmarkAgentLatency compares how long single logins take, one client after the other, by percentiles.
+func BenchmarkAgentLatency(b *testing.B) {
+	const logins = 2000
 	a := newAgents(b, 1)
+	for b.Loop() {
+		sessions := a.newSessions(b, 0, logins, true)
+		control := a.dial(b, 1)
+		took := map[string][]float64{}
+		timed := func(who string, f func() error) {
+			start := time.Now()
+			if err := f(); err != nil {
+				b.Fatal(err)
+			}
+			took[who] = append(took[who], time.Since(start).Seconds()*1e6)
+		}
+		for i := range sessions {
+			s := &sessions[i]
+			timed("ours", func() error {
+				if err := witness(control[0], s); err != nil {
+					return err
+				}
+				return login(a.dirs.AgentSocket(), s)
+			})
+			timed("ssh-agent", func() error { return login(a.theirs, s) })
+		}
+		hangUp(control)
+		for who, values := range took {
+			slices.Sort(values)
+			for _, p := range []int{50, 95, 99} {
+				b.ReportMetric(values[(len(values)-1)*p/100], fmt.Sprintf("%s-p%d-us", who, p))
+			}
+		}
+		silent(b)
+	}
+}
+
+// BenchmarkAgentMemory shows what vast-agent and its companion keep in memory: right after the start, and after a tenth and
+// all of 100,000 signatures.
+func BenchmarkAgentMemory(b *testing.B) {
+	const step = 10_000
+	a := newAgents(b, 1)
+	companion := children(b, a.pid)
 	report := func(when string) {
 		for _, field := range []string{"VmRSS", "RssAnon"} {
 			b.ReportMetric(status(b, a.pid, field)/1024, when+"-"+field+"-MiB")
 		}
+		for _, pid := range companion {
+			b.ReportMetric(status(b, pid, "VmRSS")/1024, when+"-companion-VmRSS-MiB")
+		}
 	}
 	for b.Loop() {
 		report("start")
-		clients := a.dial(b, 1)
-		seconds(b, clients, [][]session{a.newSessions(b, 0, 10_000, false)}, witnessAndSign)
-		hangUp(clients)
-		report("used")
+		for i := range 10 {
+			clients := a.dial(b, 1)
+			seconds(b, clients, [][]session{a.newSessions(b, 0, step, false)}, witnessAndSign)
+			hangUp(clients)
+			if i == 0 {
+				report("10k")
+			}
+		}
+		report("100k")
 		silent(b)
 	}
+}
+
+// children returns the processes that the process pid has started.
+func children(b *testing.B, pid int) []int {
+	b.Helper()
+	// Each thread has children of its own, proc_pid_task(5).
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil || len(lists) == 0 {
+		b.Skip("this system does not tell the children of a process")
+	}
+	var pids []int
+	for _, list := range lists {
+		data, err := os.ReadFile(list)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // a thread that has ended
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, field := range strings.Fields(string(data)) {
+			child, err := strconv.Atoi(field)
+			if err != nil {
+				b.Fatal(err)
+			}
+			pids = append(pids, child)
+		}
+	}
+	return pids
 }
 
 // status returns a field of /proc/PID/status in KiB, see proc_pid_status(5).
