@@ -27,11 +27,12 @@ func keyCommand(env *Env) *cli.Command {
 			{
 				Name:  "init",
 				Usage: "make a new key; one that is there is never overwritten",
+				Flags: []cli.Flag{passphraseFlag("ask for a passphrase that protects the key")},
 				Action: func(c *cli.Context) error {
 					if c.NArg() > 0 {
 						return noArguments(c)
 					}
-					return initKey(c.Context, env)
+					return initKey(c.Context, env, c.Bool("passphrase"))
 				},
 			},
 			{
@@ -49,12 +50,13 @@ func keyCommand(env *Env) *cli.Command {
 				Name:      "import",
 				Usage:     "take over an existing ed25519 key of OpenSSH",
 				ArgsUsage: "<private key file>",
+				Flags:     []cli.Flag{passphraseFlag("keep the passphrase of the file, or ask for one if it has none")},
 				Action: func(c *cli.Context) error {
 					path, err := oneArgument(c, "<private key file>")
 					if err != nil {
 						return err
 					}
-					return importKey(c.Context, env, path)
+					return importKey(c.Context, env, path, c.Bool("passphrase"))
 				},
 			},
 			{
@@ -79,34 +81,87 @@ func keyCommand(env *Env) *cli.Command {
 					return uploadKey(c.Context, env)
 				},
 			},
+			rotateCommand(env),
 		},
 	}
 }
 
-func initKey(ctx context.Context, env *Env) error {
-	return saveKey(ctx, env, custody.Generate(), custody.DefaultComment)
+func passphraseFlag(usage string) cli.Flag {
+	return &cli.BoolFlag{Name: "passphrase", Usage: usage}
+}
+
+func initKey(ctx context.Context, env *Env, protect bool) error {
+	key := custody.Generate()
+	defer clear(key)
+	var passphrase func() ([]byte, error)
+	if protect {
+		passphrase = func() ([]byte, error) { return newPassphrase(ctx) }
+	}
+	return saveKey(ctx, env, key, custody.DefaultComment, passphrase)
+}
+
+// newPassphrase asks for a passphrase twice.
+func newPassphrase(ctx context.Context) ([]byte, error) {
+	first, err := term.Passphrase(ctx, "Passphrase for the key: ")
+	if err != nil {
+		return nil, err
+	}
+	if len(first) == 0 {
+		return nil, voice.Hinted(errors.New("an empty passphrase protects nothing"), "leave --passphrase out")
+	}
+	second, err := term.Passphrase(ctx, "The same again: ")
+	defer clear(second)
+	if err == nil && !bytes.Equal(first, second) {
+		err = errors.New("the two passphrases differ")
+	}
+	if err != nil {
+		clear(first)
+		return nil, err
+	}
+	return first, nil
 }
 
 // maxKeyFile bounds a key file to import, in bytes.
 const maxKeyFile = 64 << 10
 
-func importKey(ctx context.Context, env *Env, path string) error {
+func importKey(ctx context.Context, env *Env, path string, protect bool) error {
 	data, err := atomicfile.Read(path, maxKeyFile)
 	if err != nil {
 		return err
 	}
+	defer clear(data)
+	var old []byte // the passphrase of the file
 	key, comment, err := custody.ParseImport(data, func() ([]byte, error) {
-		return term.Passphrase(ctx, fmt.Sprintf("Passphrase of %s: ", term.Safe(path)))
+		answer, err := term.Passphrase(ctx, fmt.Sprintf("Passphrase of %s: ", term.Safe(path)))
+		old = bytes.Clone(answer)
+		return answer, err
 	})
-	clear(data)
+	defer func() { clear(old); clear(key) }()
 	if err != nil {
 		return err
 	}
-	return saveKey(ctx, env, key, comment)
+	var passphrase func() ([]byte, error)
+	if protect {
+		passphrase = func() ([]byte, error) {
+			if len(old) > 0 {
+				return old, nil
+			}
+			return newPassphrase(ctx)
+		}
+	}
+	if err := saveKey(ctx, env, key, comment, passphrase); err != nil {
+		return err
+	}
+	if len(old) > 0 && !protect {
+		voice.Warn(env.Stderr, "the key is stored without the passphrase of the file, which --passphrase would keep")
+	}
+	return nil
 }
 
-// saveKey puts a key into custody and its public half where ssh finds it.
-func saveKey(ctx context.Context, env *Env, key ed25519.PrivateKey, comment string) error {
+// saveKey puts a key into custody and its public half where ssh finds it. passphrase, if it is not nil, is called for
+// the passphrase that protects the key.
+func saveKey(ctx context.Context, env *Env, key ed25519.PrivateKey, comment string,
+	passphrase func() ([]byte, error)) error {
 	dirs, _, err := env.load()
 	if err != nil {
 		return err
@@ -122,16 +177,28 @@ func saveKey(ctx context.Context, env *Env, key ed25519.PrivateKey, comment stri
 	if err := atomicfile.EnsureDir(dirs.SSH); err != nil {
 		return err
 	}
+	stored := func() error {
+		_, err := store.Public(ctx)
+		return err
+	}
 	// A public key without its private one is most often a file that was not restored.
-	if old, err := custody.ReadPublic(dirs.PublicKey()); err == nil && !bytes.Equal(old.Marshal(), public.Marshal()) {
-		if _, err := store.Signer(ctx); is[*custody.MissingError](err) {
-			return voice.Hinted(fmt.Errorf("there is a public key, and its private key is missing: %s", dirs.PublicKey()),
-				"put the private key back, or remove that file and run the command again")
+	if old, err := custody.ReadPublic(dirs.PublicKey()); err == nil && !bytes.Equal(old.Marshal(), public.Marshal()) &&
+		is[*custody.MissingError](stored()) {
+		return voice.Hinted(fmt.Errorf("there is a public key, and its private key is missing: %s", dirs.PublicKey()),
+			"put the private key back, or remove that file and run the command again")
+	}
+	var secret []byte
+	if passphrase != nil {
+		if stored() == nil { // Save would say so too, after the question
+			return voice.Hinted(&custody.ExistsError{Where: "private key"}, "vast-ssh key show")
 		}
+		if secret, err = passphrase(); err != nil {
+			return err
+		}
+		defer clear(secret)
 	}
 	var exists *custody.ExistsError
-	err = store.Save(ctx, key, comment)
-	clear(key)
+	err = store.Save(ctx, key, comment, secret)
 	if errors.As(err, &exists) {
 		return voice.Hinted(err, "vast-ssh key show")
 	}
@@ -141,9 +208,16 @@ func saveKey(ctx context.Context, env *Env, key ed25519.PrivateKey, comment stri
 	if err := custody.WritePublic(dirs.PublicKey(), public, comment); err != nil {
 		return voice.Hinted(fmt.Errorf("the key is made, and its public half could not be written: %w", err), "vast-ssh key show")
 	}
-	fmt.Fprintf(env.Stderr, "key %s (custody: %s)\n", ssh.FingerprintSHA256(public), store.Name())
+	protected := ""
+	if secret != nil {
+		protected = ", with a passphrase"
+	}
+	fmt.Fprintf(env.Stderr, "key %s (custody: %s%s)\n", ssh.FingerprintSHA256(public), store.Name(), protected)
 	fmt.Fprintln(env.Stderr, "for the instances you will rent: vast-ssh key upload")
 	fmt.Fprintln(env.Stderr, "for one that you have rented:    vast-ssh key attach <instance>")
+	if secret != nil {
+		fmt.Fprintln(env.Stderr, "to let the agent use it:         vast-agent unlock")
+	}
 	return nil
 }
 
@@ -161,11 +235,10 @@ func publicKey(ctx context.Context, env *Env) (ssh.PublicKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	signer, err := store.Signer(ctx)
-	if err != nil {
+	if key, err = store.Public(ctx); err != nil {
 		return nil, err
 	}
-	return signer.PublicKey(), custody.WritePublic(dirs.PublicKey(), signer.PublicKey(), custody.DefaultComment)
+	return key, custody.WritePublic(dirs.PublicKey(), key, custody.DefaultComment)
 }
 
 func authorizedLine(key ssh.PublicKey) string {
@@ -189,11 +262,11 @@ func showKey(c *cli.Context, env *Env) error {
 	fmt.Fprintln(env.Stdout, authorizedLine(key))
 	fmt.Fprintf(env.Stderr, "fingerprint %s (custody: %s)\n", ssh.FingerprintSHA256(key), store.Name())
 	// The public half in its file is of no use if it is that of another key.
-	signer, err := store.Signer(c.Context)
+	stored, err := store.Public(c.Context)
 	if err != nil {
 		return err
 	}
-	if !bytes.Equal(signer.PublicKey().Marshal(), key.Marshal()) {
+	if !bytes.Equal(stored.Marshal(), key.Marshal()) {
 		return voice.Hinted(errors.New("the public key file does not belong to the private key"),
 			"remove "+env.dirs.PublicKey()+" and run: vast-ssh key show")
 	}
