@@ -12,6 +12,7 @@ import (
 
 	"vast-ssh/agent"
 	"vast-ssh/internal/chainlog"
+	"vast-ssh/internal/cli/voice"
 	"vast-ssh/internal/companion"
 	"vast-ssh/internal/ipc"
 	"vast-ssh/internal/launch"
@@ -61,6 +62,9 @@ func newDaemon(ctx context.Context, env *Env) (_ *daemon, err error) {
 	log, err := chainlog.Open(env.Dirs.Decisions())
 	if err != nil {
 		return nil, err
+	}
+	for _, p := range log.Damage() {
+		voice.Warn(env.Stderr, "the log of decisions was damaged: %v", p)
 	}
 	d.recorder = &recorder{log: log, names: d.names, companion: d.companion, policies: d.policies,
 		notes: make(chan struct{}, maxNotes)}

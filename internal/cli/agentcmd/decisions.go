@@ -100,7 +100,7 @@ func (r *recorder) Record(d agent.Decision) error {
 	chain := r.names.Chain(d.Peer)
 	rec := chainlog.Record{
 		At: d.At, Verdict: string(d.Verdict), Reason: string(d.Reason), Sentence: d.Sentence, Via: string(d.Proof),
-		Instance: d.Instance, Label: d.Label, User: d.User, Route: d.Route, PID: d.Peer.PID, UID: d.Peer.UID,
+		Instance: d.Instance, From: d.From, Label: d.Label, User: d.User, Route: d.Route, PID: d.Peer.PID, UID: d.Peer.UID,
 	}
 	if d.HostKey != nil {
 		rec.HostKey = ssh.FingerprintSHA256(d.HostKey)
