@@ -6,17 +6,21 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
 
 	"vast-ssh/agent"
+	"vast-ssh/config"
+	"vast-ssh/internal/atomicfile"
 	"vast-ssh/internal/chainlog"
 	"vast-ssh/internal/cli/voice"
 	"vast-ssh/internal/companion"
 	"vast-ssh/internal/ipc"
 	"vast-ssh/internal/launch"
 	"vast-ssh/internal/logind"
+	"vast-ssh/internal/sandbox"
 	"vast-ssh/internal/unixsock"
 )
 
@@ -79,7 +83,10 @@ func newDaemon(ctx context.Context, env *Env) (_ *daemon, err error) {
 	if err != nil {
 		return nil, err
 	}
-	d.recorder.event(chainlog.Started, "", "version "+env.Version)
+	if d.sandbox, err = restrict(env); err != nil {
+		return nil, err
+	}
+	d.recorder.event(chainlog.Started, "", fmt.Sprintf("version %s; sandbox: %s", env.Version, d.sandbox))
 	return d, nil
 }
 
@@ -119,6 +126,27 @@ func (d *daemon) startCompanion(ctx context.Context) error {
 	return nil
 }
 
+// restrict leaves the process its own files and nothing else. A keyring may listen on an abstract socket.
+func restrict(env *Env) (string, error) {
+	dirs := env.Dirs
+	if err := atomicfile.EnsureDir(dirs.SSH); err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(dirs.Config, 0o700); err != nil {
+		return "", err
+	}
+	rules := sandbox.Rules{
+		Write:           []string{dirs.State},
+		Read:            []string{dirs.SSH, dirs.Config, "/proc"},
+		AbstractSockets: env.Config.Custody == config.CustodyKeyring,
+	}
+	// People link their configuration to where they keep it.
+	if target, err := filepath.EvalSymlinks(dirs.ConfigFile()); err == nil {
+		rules.Read = append(rules.Read, filepath.Dir(target))
+	}
+	return sandbox.Restrict(rules)
+}
+
 // close ends what newDaemon brought up, the key first.
 func (d *daemon) close() {
 	d.closing.Do(func() {
@@ -147,6 +175,7 @@ func (d *daemon) watchLocks(ctx context.Context) {
 	defer signal.Stop(told)
 	tick := time.NewTicker(lookout)
 	defer tick.Stop()
+	idleLock := d.env.Config.IdleLock
 	for {
 		select {
 		case <-ctx.Done():
@@ -154,15 +183,23 @@ func (d *daemon) watchLocks(ctx context.Context) {
 		case <-told:
 			d.lock("a signal")
 		case now := <-tick.C:
-			cfg, err := d.policies.Config()
-			if err != nil || cfg.IdleLock == 0 {
-				continue
-			}
-			if idle, held := d.keys.Idle(now); held && idle >= cfg.IdleLock {
-				d.lock(fmt.Sprintf("not used for %v", cfg.IdleLock))
-			}
+			idleLock = d.lockIdle(now, idleLock)
 		}
 	}
+}
+
+// lockIdle locks the key if it has not been used for as long as the configuration says, or where that is broken as last,
+// which it said before. It returns what holds now.
+func (d *daemon) lockIdle(now time.Time, last time.Duration) time.Duration {
+	cfg, err := d.policies.Config()
+	if err != nil {
+		return last
+	}
+	last = cfg.IdleLock
+	if idle, held := d.keys.Idle(now); held && last != 0 && idle >= last {
+		d.lock(fmt.Sprintf("not used for %v", last))
+	}
+	return last
 }
 
 // screenRetry is the pause before logind is asked again, when the bus was restarted or is not there.
@@ -172,11 +209,7 @@ const screenRetry = 30 * time.Second
 // in the way and stop nobody: whoever can ask for the key can unlock it.
 func (d *daemon) watchScreen(ctx context.Context) {
 	for {
-		err := logind.Watch(ctx, func(e logind.Event) {
-			if cfg, err := d.policies.Config(); err == nil && cfg.ScreenLock && d.keys.Guarded() {
-				d.lock(e.String())
-			}
-		})
+		err := logind.Watch(ctx, d.left)
 		if errors.Is(err, logind.ErrUnsupported) {
 			return
 		}
@@ -185,6 +218,13 @@ func (d *daemon) watchScreen(ctx context.Context) {
 			return
 		case <-time.After(screenRetry):
 		}
+	}
+}
+
+// left is called when the user leaves the machine alone.
+func (d *daemon) left(e logind.Event) {
+	if cfg, err := d.policies.Config(); err == nil && cfg.ScreenLock && d.keys.Guarded() {
+		d.lock(e.String())
 	}
 }
 
