@@ -75,6 +75,12 @@ type Instance struct {
 // New makes a world with an empty HOME. Its path is short, since sockets live in it.
 func New(t testing.TB) *World {
 	t.Helper()
+	return NewWith(t, sim.Options{})
+}
+
+// NewWith is New with an account of the options, whose hooks for keys are the world's.
+func NewWith(t testing.TB, opts sim.Options) *World {
+	t.Helper()
 	home, err := os.MkdirTemp("", "vs")
 	if err != nil {
 		t.Fatal(err)
@@ -89,7 +95,8 @@ func New(t testing.TB) *World {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	w.Account = sim.NewAccount(sim.Options{OnAttach: w.attached})
+	opts.OnAttach, opts.OnDetach = w.attached, w.detached
+	w.Account = sim.NewAccount(opts)
 	if err := w.Account.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -152,8 +159,12 @@ func (w *World) AddInstance(label string, cfg sshd.Config) *Instance {
 	in := &Instance{Label: label, Server: server}
 	in.ID = w.Account.Add(sim.Instance{Label: label, Direct: addrs[0], Gateway: addrs[1]})
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.instances[in.ID] = in
+	w.mu.Unlock()
+	// The keys that it is created with, and what was attached before attached knew it.
+	for _, key := range append(w.Account.AccountKeys(), w.Account.InstanceKeys(in.ID)...) {
+		in.AddAuthorizedKey(key.PublicKey)
+	}
 	return in
 }
 
@@ -163,6 +174,15 @@ func (w *World) attached(id uint64, authorizedKey string) {
 	defer w.mu.Unlock()
 	if in := w.instances[id]; in != nil {
 		in.AddAuthorizedKey(authorizedKey)
+	}
+}
+
+// detached takes a key off the sshd of an instance.
+func (w *World) detached(id uint64, authorizedKey string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if in := w.instances[id]; in != nil {
+		in.RemoveAuthorizedKey(authorizedKey)
 	}
 }
 

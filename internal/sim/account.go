@@ -63,8 +63,8 @@ const (
 
 // Options are the properties of an account. The zero Options are one new key with all scopes and no rate limits.
 //
-// Hooks run before the request that caused them is answered (OnAttach: AttachDelay later). They may call the
-// account's methods, and none runs after Close has returned.
+// Hooks run before the request that caused them is answered (OnAttach and OnDetach: AttachDelay later). They may call
+// the account's methods, and none runs after Close has returned.
 type Options struct {
 	Keys []Key
 	// Pace scales the intervals that the API demands between two requests of one key to one endpoint: 1 is as
@@ -82,7 +82,7 @@ type Options struct {
 	// LogReads is how many times the URL of a log answers 403 before it has the log. 0 means once; negative,
 	// never.
 	LogReads int
-	// AttachDelay is how long a key takes from the API to the instance.
+	// AttachDelay is how long a key takes from the API to the instance, or off it.
 	AttachDelay time.Duration
 	// OnAttach is told a key that arrived at an instance: one attached to it, or an account key when the
 	// container is created (by Add and by a recycle, without delay).
@@ -126,6 +126,9 @@ type Shapes struct {
 	KeysReachInstances bool
 	// InstanceKeysArray lists the keys of an instance as an array instead of a string that holds one.
 	InstanceKeysArray bool
+	// BornKeysListed lists the account keys that an instance was created with among its own, which can then be
+	// detached from it. Otherwise they are the container's alone.
+	BornKeysListed bool
 	// DuplicateAttachIs400 answers a repeated attach with 400 instead of 200, and the same body.
 	DuplicateAttachIs400 bool
 	// ThrottleJSON answers 429 with a JSON detail instead of plain text.
@@ -169,6 +172,7 @@ type Account struct {
 	objects   map[string]*object
 	last      map[visit]time.Time
 	faults    []*Fault
+	halted    bool // by a fault
 	ledger    []Request
 }
 
@@ -279,6 +283,10 @@ func (a *Account) Add(i Instance) uint64 {
 	i.setDefaults(a.opts.Now())
 	row := &instance{Instance: i}
 	for _, k := range a.keys {
+		if a.opts.Shapes.BornKeysListed {
+			row.keys = append(row.keys, SSHKey{ID: a.newID(), PublicKey: k.PublicKey, CreatedAt: a.opts.Now()})
+			continue
+		}
 		row.born = append(row.born, k.PublicKey)
 	}
 	a.instances[i.ID] = row

@@ -2,6 +2,7 @@ package sim_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
@@ -636,6 +637,26 @@ func TestInstanceKeyShapes(t *testing.T) {
 	}
 }
 
+// An instance can list the account keys that it was created with, and they leave it as they came.
+func TestBornKeys(t *testing.T) {
+	left := make(chan string, 1)
+	a := simtest.Start(t, sim.Options{
+		Shapes: sim.Shapes{BornKeysListed: true}, AttachDelay: time.Millisecond,
+		OnDetach: func(_ uint64, key string) { left <- key },
+	})
+	c, key := newClient(t, a), publicKey(t, "")
+	c.want(200, "POST", "/api/v0/ssh/", sshKeyBody(t, key))
+	id := a.Add(sim.Instance{})
+	keys := a.InstanceKeys(id)
+	if len(keys) != 1 || keys[0].PublicKey != key || keys[0].ID == a.AccountKeys()[0].ID {
+		t.Fatalf("keys %v", keys)
+	}
+	c.want(200, "DELETE", fmt.Sprintf("%sssh/%d/", instancePath(id), keys[0].ID), "{}")
+	if got := <-left; got != key || len(a.InstanceKeys(id)) != 0 {
+		t.Errorf("%q left, %v are there", got, a.InstanceKeys(id))
+	}
+}
+
 // A key takes its time to the instance, and Close does not wait for it, nor does the hook run after Close.
 func TestAttachDelay(t *testing.T) {
 	arrived := make(chan string, 1)
@@ -906,6 +927,47 @@ func TestHangAndDrop(t *testing.T) {
 	}
 	if last := a.Ledger()[2]; last.Status != 0 || !last.Fault {
 		t.Errorf("ledger: %v", last)
+	}
+}
+
+// A fault skips its share, and one with Halt stops the account until Resume.
+func TestSkipAndHalt(t *testing.T) {
+	a := simtest.Start(t, sim.Options{})
+	status := func() int {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		req, err := http.NewRequestWithContext(ctx, "GET", a.URL()+"/api/v1/instances/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := len(a.Ledger())
+		answered := make(chan int, 1)
+		go func() {
+			resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
+			if err != nil {
+				answered <- 0
+				return
+			}
+			resp.Body.Close()
+			answered <- resp.StatusCode
+		}()
+		for len(a.Ledger()) == seen {
+			time.Sleep(time.Millisecond)
+		}
+		if last := a.Ledger()[seen]; last.Fault && last.Status == 0 {
+			cancel() // it hangs
+		}
+		return <-answered
+	}
+	a.Fault(sim.Fault{Endpoint: sim.ListEndpoint, Skip: 1, Hang: true, Halt: true})
+	for i, want := range []int{401, 0, 0, 0} {
+		if got := status(); got != want {
+			t.Errorf("request %d: status %d, want %d", i, got, want)
+		}
+	}
+	a.Resume()
+	if got := status(); got != 401 {
+		t.Errorf("after Resume: status %d", got)
 	}
 }
 

@@ -20,6 +20,8 @@ type Fault struct {
 	// Path is the start of the path.
 	Path     string
 	Endpoint Endpoint
+	// Skip is how many requests it lets pass before the first that it meets.
+	Skip int
 	// Times is how many requests it meets: once if 0, all if negative.
 	Times int
 
@@ -28,6 +30,8 @@ type Fault struct {
 	Late bool
 	// Hang answers nothing until the client or the server goes away.
 	Hang bool
+	// Halt makes all later requests hang too, until Resume.
+	Halt bool
 	// Drop closes the connection.
 	Drop bool
 	// Garbage answers with status 200 and bytes that are no JSON.
@@ -46,7 +50,8 @@ func (f *Fault) passes() bool {
 	return !f.Hang && !f.Drop && !f.Garbage && f.Status == 0
 }
 
-// Fault appends a fault to the script. Each request meets the first fault that matches it and is not used up.
+// Fault appends a fault to the script. Each request meets the first fault that matches it, has skipped its share and is
+// not used up.
 func (a *Account) Fault(f Fault) {
 	if f.Times == 0 {
 		f.Times = 1
@@ -54,6 +59,13 @@ func (a *Account) Fault(f Fault) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.faults = append(a.faults, &f)
+}
+
+// Resume ends what a fault with Halt began, for the requests from now on.
+func (a *Account) Resume() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.halted = false
 }
 
 // PendingFaults returns the faults that have not met all their requests, with the Times that are left. A fault for
@@ -74,11 +86,19 @@ func (a *Account) PendingFaults() []Fault {
 func (a *Account) takeFault(r *http.Request, e Endpoint) *Fault {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.halted {
+		return &Fault{Hang: true}
+	}
 	for i, f := range a.faults {
 		if !f.matches(r, e) {
 			continue
 		}
+		if f.Skip > 0 {
+			f.Skip--
+			continue
+		}
 		met := *f
+		a.halted = f.Halt
 		if f.Times > 0 {
 			f.Times--
 		}

@@ -157,6 +157,13 @@ func (a *Account) arrive(id uint64, key string) {
 	}
 }
 
+// leave tells the hook, after the same delay, about a key that the instance shall have no longer.
+func (a *Account) leave(id uint64, key string) {
+	if a.opts.OnDetach != nil {
+		a.later(func() { a.opts.OnDetach(id, key) })
+	}
+}
+
 func (a *Account) detach(c *call) reply {
 	if !c.empty() {
 		return refuse(http.StatusBadRequest, "invalid_request", "Invalid request parameters")
@@ -171,8 +178,6 @@ func (a *Account) detach(c *call) reply {
 	}
 	key := row.keys[i].PublicKey
 	row.keys = slices.Delete(row.keys, i, i+1)
-	if a.opts.OnDetach != nil {
-		c.after = append(c.after, func() { a.opts.OnDetach(row.ID, key) })
-	}
+	c.after = append(c.after, func() { a.leave(row.ID, key) })
 	return success("SSH key removed from instance.")
 }

@@ -46,6 +46,7 @@ var (
 		retryRefused}
 	listAccountKeys = endpoint{http.MethodGet, "/api/v0/ssh/", time.Second, "user_read", retryAlways}
 	addAccountKey   = endpoint{http.MethodPost, "/api/v0/ssh/", time.Second, "user_write", retryRefused}
+	dropAccountKey  = endpoint{http.MethodDelete, "/api/v0/ssh/{key}/", time.Second, "user_write", retryRefused}
 	requestLogs     = endpoint{http.MethodPut, "/api/v0/instances/request_logs/{id}/", time.Second, "instance_read",
 		retryAlways}
 

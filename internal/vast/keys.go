@@ -12,7 +12,7 @@ import (
 
 // SSHKey is a public key that the API keeps for an instance or for the account.
 type SSHKey struct {
-	// ID is what DetachKey takes; 0 when the API gave none.
+	// ID is what DetachKey and DeleteAccountKey take; 0 when the API gave none.
 	ID   uint64
 	Name string
 	// PublicKey is one line as in authorized_keys, as it was given to the API: it need not parse.
@@ -67,6 +67,12 @@ func (c *Client) AccountKeys(ctx context.Context) ([]SSHKey, error) {
 // key of a team cannot do that: an *APIError whose Hint says what to do instead.
 func (c *Client) AddAccountKey(ctx context.Context, authorizedKey string) (already bool, err error) {
 	return c.addKey(ctx, request{endpoint: addAccountKey}, authorizedKey)
+}
+
+// DeleteAccountKey takes a key, by its ID, off the account. The instances that have it keep it.
+func (c *Client) DeleteAccountKey(ctx context.Context, keyID uint64) error {
+	_, err := c.call(ctx, request{endpoint: dropAccountKey, keyID: keyID, body: struct{}{}})
+	return err
 }
 
 func (c *Client) addKey(ctx context.Context, r request, authorizedKey string) (already bool, err error) {

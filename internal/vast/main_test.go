@@ -109,6 +109,8 @@ var calls = []struct {
 	{"AddAccountKey", "POST", "/api/v0/ssh/", `{"ssh_key":"` + publicKey + `"}`,
 		`{"success":true,"key":{"id":1}}`, 1, 3,
 		func(ctx context.Context, c *Client) error { _, err := c.AddAccountKey(ctx, publicKey); return err }},
+	{"DeleteAccountKey", "DELETE", "/api/v0/ssh/9/", `{}`, `{"success":true}`, 1, 3,
+		func(ctx context.Context, c *Client) error { return c.DeleteAccountKey(ctx, 9) }},
 	{"Logs", "PUT", "/api/v0/instances/request_logs/7/", `{"tail":"10"}`, "", 3, 3,
 		func(ctx context.Context, c *Client) error { _, err := c.Logs(ctx, 7, LogQuery{Tail: 10}); return err }},
 }

@@ -7,6 +7,7 @@ import (
 	"vast-ssh/internal/cli/voice"
 	"vast-ssh/internal/proxy"
 	"vast-ssh/internal/resolve"
+	"vast-ssh/internal/rotate"
 	"vast-ssh/internal/vast"
 	"vast-ssh/known"
 )
@@ -16,6 +17,8 @@ func exitCode(err error) voice.Code {
 	switch {
 	case is[*voice.UsageError](err), is[*config.Error](err), is[*resolve.NameError](err), is[*vast.URLError](err):
 		return voice.Usage
+	case is[*rotate.PausedError](err):
+		return voice.Incomplete
 	case is[*vast.NoKeyError](err), is[*vast.BadKeyError](err), is[*vast.AuthError](err), is[*vast.ForbiddenError](err):
 		return voice.NoKey
 	case is[*resolve.NotFoundError](err), is[*resolve.AmbiguousError](err), is[*vast.NotFoundError](err):

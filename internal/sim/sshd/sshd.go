@@ -155,6 +155,23 @@ func (s *Server) AddAuthorizedKey(line string) {
 	s.writeAuthorized()
 }
 
+// RemoveAuthorizedKey takes the key of a line out of authorized_keys, whatever its comment, for the logins from now on.
+func (s *Server) RemoveAuthorizedKey(line string) {
+	s.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.authorized = slices.DeleteFunc(s.authorized, func(other string) bool { return blob(other) == blob(line) })
+	s.writeAuthorized()
+}
+
+// blob returns the second word of a line of authorized_keys without options: the key itself.
+func blob(line string) string {
+	if words := strings.Fields(line); len(words) > 1 {
+		return words[1]
+	}
+	return line
+}
+
 // writeAuthorized must be called with mu held. It may run on a goroutine that is not the test's.
 func (s *Server) writeAuthorized() {
 	s.t.Helper()

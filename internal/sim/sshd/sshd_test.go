@@ -150,6 +150,11 @@ func TestAuthorizedKeys(t *testing.T) {
 			t.Fatal("a removed key got in")
 		}
 	}
+	s.AddAuthorizedKey(first.line)
+	s.RemoveAuthorizedKey(strings.TrimSpace(first.line) + " another comment")
+	if may(first) || !may(second) {
+		t.Fatal("after RemoveAuthorizedKey only the second key should get in")
+	}
 	if !may(second) {
 		t.Fatal("refusals of one client closed the door to another")
 	}
