@@ -17,7 +17,7 @@ func TestAcceptBind(t *testing.T) {
 	if n := c.listed(); n != 1 {
 		t.Errorf("%d keys are listed", n)
 	}
-	c.want(msgSignResponse, signRequest(e.keyBlob(), e.login(s)))
+	c.want(msgSignResponse, signRequest(e.keyBlob(), e.login(s, hostBound(s))))
 	if d := e.log.decisions(Signed); len(d) != 1 || d[0].Proof != ByBind || d[0].Instance != instance || d[0].HostKey == nil {
 		t.Errorf("recorded as %+v", d)
 	}
@@ -99,7 +99,7 @@ func TestAcceptBindRefused(t *testing.T) {
 			s := e.session()
 			c := e.connect()
 			c.want(msgSuccess, bindRequest(s, 0))
-			c.want(msgFailure, signRequest(e.keyBlob(), e.login(s, func(l *login) { l.User = "admin" })))
+			c.want(msgFailure, signRequest(e.keyBlob(), e.login(s, hostBound(s), func(l *login) { l.User = "admin" })))
 		}},
 		{"a pin that is gone", NoWitness, func(e *env) {
 			s := e.session()
@@ -162,7 +162,7 @@ func TestUsersByInstance(t *testing.T) {
 	s := e.session()
 	c := e.connect()
 	c.want(msgSuccess, bindRequest(s, 0))
-	c.want(msgSignResponse, signRequest(e.keyBlob(), e.login(s, func(l *login) { l.User = "ubuntu" })))
+	c.want(msgSignResponse, signRequest(e.keyBlob(), e.login(s, hostBound(s), func(l *login) { l.User = "ubuntu" })))
 	if d := e.log.decisions(Signed); len(d) != 1 || d[0].Instance != secondID {
 		t.Errorf("recorded as %+v", d)
 	}

@@ -138,15 +138,19 @@ func (c *conn) read() ([]byte, error) {
 }
 
 // attend returns a context that ends when the client closes the connection. The client has nothing to say while its
-// request is worked on; what it says all the same is kept for the next read. stop must be called before that.
+// request is worked on; what it says all the same is kept for the next read, and more than fits into the buffer, behind
+// which its end could not be seen, is taken for the end. stop must be called before the next read.
 func (c *conn) attend(ctx context.Context) (attended context.Context, stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	c.nc.SetReadDeadline(time.Time{})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if _, err := c.r.Peek(1); err != nil {
-			cancel()
+		for n := 1; ; n = c.r.Buffered() + 1 {
+			if _, err := c.r.Peek(n); err != nil {
+				cancel()
+				return
+			}
 		}
 	}()
 	return ctx, func() {

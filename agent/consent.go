@@ -18,6 +18,7 @@ type consents struct {
 type consentFor struct {
 	instance, from uint64
 	user           string
+	proof          Proof // a login of vast-ssh is not one of whoever holds the socket
 }
 
 // consent is a question that is open, or was answered with yes.
@@ -41,7 +42,7 @@ func (cs *consents) ask(ctx context.Context, when Confirm, d Decision) error {
 	if when != ConfirmFirst {
 		return cs.approver.Approve(ctx, d)
 	}
-	what := consentFor{d.Instance, d.From, d.User}
+	what := consentFor{d.Instance, d.From, d.User, d.Proof}
 	for {
 		cs.mu.Lock()
 		open := cs.given[what]

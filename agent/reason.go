@@ -55,7 +55,7 @@ var sentences = map[Reason]string{
 	BadBinding:     "the client described its session with a binding that does not verify",
 	Forwarded:      "the agent was reached through agent forwarding",
 	OtherHop:       "the agent was forwarded to an instance, and hops in the configuration does not name the way on from there",
-	NotHostBound:   "a login through agent forwarding must name the host key that it is for, and the client's does not",
+	NotHostBound:   "a login that vast-ssh did not open must name the host key that it is for, and the client's does not",
 	SecondBinding:  "the connection tried to change the session that it is for",
 	OtherSession:   "the request is for another session than the one the client described",
 	OtherHostKey:   "the request names another host key than the one that was seen on the wire",

@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -57,7 +58,10 @@ func (c *conn) decide(ctx context.Context, msg []byte) (*ssh.Signature, *refusal
 		if r := c.consent(ctx, policy.Confirm, p); r != nil {
 			return nil, p.blame(r)
 		}
-		// A person takes a while, in which the instance may have been wiped.
+		// A person takes a while, in which the instance may have been wiped, or the user has settled something else.
+		if policy, r = c.agent.settled(); r != nil {
+			return nil, p.blame(r)
+		}
 		if r := c.permit(&policy, p); r != nil {
 			return nil, p.blame(r)
 		}
@@ -69,6 +73,8 @@ func (c *conn) decide(ctx context.Context, msg []byte) (*ssh.Signature, *refusal
 	if err := c.agent.log.Record(p.decision(c, Signed)); err != nil {
 		return nil, p.blame(&refusal{Reason: Unrecorded, detail: err.Error()})
 	}
+	// A way that was gone once does not go on: it was named as it is.
+	c.agent.witnesses.gave(auth.sessionID, p.witness, p.proof != ByHop)
 	return sig, nil
 }
 
@@ -191,8 +197,14 @@ func (c *conn) permit(policy *Policy, p *proved) *refusal {
 	switch {
 	case c.state == bound && !p.agrees(c.bound.blob), p.auth.hostKey != nil && !p.agrees(p.auth.hostKey):
 		return &refusal{Reason: OtherHostKey}
-	case p.proof == ByHop && p.auth.hostKey == nil:
-		// The server at the end of the chain then checks for itself that it is meant: OpenSSH PROTOCOL section 3.1.
+	case p.proof == ByBind && !policy.AcceptBind:
+		return &refusal{Reason: NoWitness}
+	case p.proof == ByHop && !slices.Contains(policy.hopsFrom(c.via.instance), p.instance):
+		return &refusal{Reason: OtherHop, From: c.via.instance}
+	case p.proof != ByWitness && p.auth.hostKey == nil:
+		// A binding shows that its host key has signed the session id, and not that it did so in a key exchange: the owner of
+		// a pinned machine can sign the id of a session with another. A login that names the host key is of no use there,
+		// since the server checks that it is meant: OpenSSH PROTOCOL section 3.1.
 		return &refusal{Reason: NotHostBound}
 	case !policy.allowsUser(p.instance, p.auth.user):
 		return &refusal{Reason: OtherUser, detail: fmt.Sprintf("%.64q", p.auth.user)}

@@ -34,6 +34,7 @@ type witness struct {
 	label     string
 	came      time.Time
 	expires   time.Time
+	given     bool // it has served its signature; witnesses.mu protects it
 }
 
 // parseWitness checks what can be checked of w alone.
@@ -72,10 +73,12 @@ func (w *witness) holds(hostKeyBlob []byte, sig *ssh.Signature) bool {
 type witnesses struct {
 	now func() time.Time
 
-	mu     sync.Mutex // protects the following
-	list   []*witness
-	spent  []*witness    // oldest first
-	freed  chan struct{} // closed and replaced whenever list gets shorter
+	mu    sync.Mutex // protects the following
+	list  []*witness
+	spent []*witness    // oldest first
+	freed chan struct{} // closed and replaced whenever list gets shorter
+	// signed has the sessions whose one request was answered. Of a login that was signed, and that one may go on from, it
+	// has the instance, and 0 of the others.
 	signed map[[32]byte]uint64
 	order  [][32]byte // keys of signed, oldest first
 }
@@ -152,7 +155,7 @@ func (ws *witnesses) take(c claim) (w *witness, already bool) {
 			ws.spent = slices.Delete(ws.spent, 0, 1)
 		}
 	}
-	ws.signed[id] = w.instance
+	ws.signed[id] = 0
 	ws.order = append(ws.order, id)
 	if len(ws.order) > maxSigned {
 		delete(ws.signed, ws.order[0])
@@ -185,6 +188,18 @@ func (c claim) find(live []*witness) *witness {
 	return nil
 }
 
+// gave notes that the signature of the session, for which take returned w, is given. onward is whether it is a login that
+// one may go on from.
+func (ws *witnesses) gave(sessionID []byte, w *witness, onward bool) {
+	id := sha256.Sum256(sessionID)
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	w.given = true
+	if _, kept := ws.signed[id]; kept && onward {
+		ws.signed[id] = w.instance
+	}
+}
+
 // signedFor returns the instance that the session was signed for, or 0: a login of this user to that instance.
 func (ws *witnesses) signedFor(sessionID []byte) uint64 {
 	ws.mu.Lock()
@@ -192,7 +207,8 @@ func (ws *witnesses) signedFor(sessionID []byte) uint64 {
 	return ws.signed[sha256.Sum256(sessionID)]
 }
 
-// withdraw forgets a witness like w. It returns when that came, or the zero time if none did, and whether it was live.
+// withdraw forgets a witness like w. It returns when that came, and whether it was live. The time is zero if there was none,
+// or if it has served its signature: nothing that was refused since was refused to that login.
 func (ws *witnesses) withdraw(w *witness) (came time.Time, live bool) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
@@ -204,7 +220,9 @@ func (ws *witnesses) withdraw(w *witness) (came time.Time, live bool) {
 		return came, true
 	}
 	if i := slices.IndexFunc(ws.spent, like); i >= 0 {
-		came = ws.spent[i].came
+		if !ws.spent[i].given {
+			came = ws.spent[i].came
+		}
 		ws.spent = slices.Delete(ws.spent, i, i+1)
 	}
 	return came, false

@@ -97,6 +97,9 @@ type attempt struct {
 	want error
 }
 
+// newCode is what becomes of memory that is to be executable, where the kernel knows PR_SET_MDWE.
+var newCode error
+
 func attempts(w world, n int) []attempt {
 	name := func(dir string) string { return filepath.Join(dir, fmt.Sprintf("new%d", n)) }
 	dial := func(network, address string) func() error {
@@ -162,6 +165,14 @@ func attempts(w world, n int) []attempt {
 			return os.Link(filepath.Join(w.state, "there"), name(w.outside))
 		}, unix.EACCES},
 		{"make a link", func() error { return os.Symlink("/etc", name(w.state)+"l") }, unix.EACCES},
+		{"make memory executable", func() error {
+			page, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+			if err != nil {
+				return err
+			}
+			defer unix.Munmap(page)
+			return unix.Mprotect(page, unix.PROT_READ|unix.PROT_EXEC)
+		}, newCode},
 		{"look at another process", func() error {
 			_, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", os.Getppid()))
 			return err
@@ -194,6 +205,9 @@ func restricted(w world) error {
 	}
 	if !strings.Contains(level, "Unix sockets only") || !strings.Contains(level, "no abstract sockets") {
 		return fmt.Errorf("in force is %q", level)
+	}
+	if strings.Contains(level, "no new code") {
+		newCode = unix.EACCES
 	}
 	close(begin)
 	trying.Wait()

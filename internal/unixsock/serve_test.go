@@ -13,124 +13,118 @@ import (
 	"time"
 )
 
-// greeter serves a listener: it greets whoever it serves, and keeps him until he goes.
-func greeter(t *testing.T, l *Listener, limit int) {
-	served := make(chan error, 1)
+// keeper serves a listener: each connection until it goes. It tells of each as it begins.
+func keeper(t *testing.T, l *Listener, limit int) (begun <-chan Peer, ended <-chan error) {
+	peers, served := make(chan Peer, 8*limit), make(chan error, 1)
 	go func() {
 		served <- Serve(context.Background(), l, limit, func(_ context.Context, c *Conn) {
 			defer c.Close()
-			c.Write([]byte("x"))
+			peers <- c.Peer
+			c.Write([]byte("hello"))
 			io.Copy(io.Discard, c)
 		})
 	}()
-	t.Cleanup(func() {
-		l.Close()
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { l.Close() })
+	return peers, served
 }
 
-// welcome dials and tells whether it was greeted. The connection ends with the test.
-func welcome(t *testing.T, path string) (net.Conn, bool) {
+func dial(t *testing.T, path string) net.Conn {
 	t.Helper()
 	c, err := net.Dial("unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// over waits for the end of a connection that nobody serves.
+func over(t *testing.T, c net.Conn) {
+	t.Helper()
 	c.SetDeadline(time.Now().Add(10 * time.Second))
-	switch _, err := io.ReadFull(c, make([]byte, 1)); {
-	case err == nil:
-		return c, true
-	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
-		return c, false
-	default:
-		t.Fatal(err)
-		return nil, false
+	if n, err := c.Read(make([]byte, 1)); n > 0 || !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("%d bytes, %v, want the end", n, err)
 	}
 }
 
-// TestServePerPeer has one process take all that it may have, and more.
+// TestServePerPeer has one process come with more connections than it may have. They wait, others do not.
 func TestServePerPeer(t *testing.T) {
 	const limit, perPeer = 4, 2
 	path := filepath.Join(newDir(t), "s")
 	l := listen(t, path)
 	l.PerPeer = perPeer
-	greeter(t, l, limit)
+	begun, ended := keeper(t, l, limit)
 
 	var mine []net.Conn
-	for i := range perPeer {
-		c, ok := welcome(t, path)
-		if !ok {
-			t.Fatalf("connection %d was turned away", i)
-		}
-		mine = append(mine, c)
-	}
-	turnedAway := func() {
-		t.Helper()
-		for range 2 * limit { // more than there are places, if each took one
-			if _, ok := welcome(t, path); ok {
-				t.Fatal("one more than it may have was served")
-			}
-		}
-	}
-	turnedAway()
-	mine[0].Close()
-	freed := time.Now().Add(10 * time.Second)
-	for {
-		if _, ok := welcome(t, path); ok {
-			break
-		}
-		if time.Now().After(freed) {
-			t.Fatal("a place that was given back cannot be had")
-		}
-	}
-	turnedAway()
-	l.Close()
-	for _, c := range mine {
-		c.Close()
-	}
-}
-
-// TestServePerPeerLeavesRoomForOthers fills a listener up to its last place, which a second process gets.
-func TestServePerPeerLeavesRoomForOthers(t *testing.T) {
-	const limit, perPeer = 3, 2
-	path := filepath.Join(newDir(t), "s")
-	l := listen(t, path)
-	l.PerPeer = perPeer
-	served := make(chan error, 1)
-	peers := make(chan Peer, limit)
-	go func() {
-		served <- Serve(context.Background(), l, limit, func(_ context.Context, c *Conn) {
-			defer c.Close()
-			peers <- c.Peer
-			if c.Peer.PID != os.Getpid() {
-				c.Write([]byte("the answer"))
-				return
-			}
-			io.Copy(io.Discard, c)
-		})
-	}()
 	for range 2 * limit {
-		c, err := net.Dial("unix", path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
+		mine = append(mine, dial(t, path))
 	}
-	out, err := inRole(t, "connect", path).Output()
-	if err != nil || string(out) != `got "the answer"` {
-		t.Errorf("another process %s, %v", out, err)
-	}
-	l.Close()
 	for range perPeer {
-		if p := <-peers; p.PID != os.Getpid() || p.Start == 0 {
+		if p := <-begun; p.PID != os.Getpid() {
 			t.Errorf("peer %+v", p)
 		}
 	}
-	if p := <-peers; p.PID == os.Getpid() || p.Start == 0 {
-		t.Errorf("peer %+v", p)
+	over(t, dial(t, path)) // one more than is held for a process
+
+	// Another process is served at once, though it came after all of these.
+	other := inRole(t, "hold", path)
+	begin(t, other)
+	if p := <-begun; p.PID != other.Process.Pid {
+		t.Errorf("peer %+v, want process %d", p, other.Process.Pid)
+	}
+	// Those who waited have their turn one by one, in their order.
+	for i := perPeer; i < len(mine); i++ {
+		if len(begun) > 0 {
+			t.Error("one more than it may have was served")
+		}
+		mine[i-perPeer].Close()
+		<-begun
+		mine[i].SetDeadline(time.Now().Add(10 * time.Second))
+		if _, err := io.ReadFull(mine[i], make([]byte, len("hello"))); err != nil {
+			t.Errorf("connection %d: %v", i, err)
+		}
+	}
+	// The places that they held are free again.
+	for _, c := range mine {
+		c.Close()
+	}
+	for range perPeer {
+		dial(t, path)
+	}
+	for range perPeer {
+		<-begun
+	}
+
+	// With the listener ends who waits, and then who is served.
+	waits := dial(t, path)
+	l.Close()
+	over(t, waits)
+	if len(ended) > 0 {
+		t.Error("Serve returned while connections were served")
+	}
+}
+
+// TestServeHoldsABoundedNumber leaves what is beyond in the kernel's queue, whoever it comes from.
+func TestServeHoldsABoundedNumber(t *testing.T) {
+	const limit = 2
+	path := filepath.Join(newDir(t), "s")
+	l := listen(t, path)
+	begun, _ := keeper(t, l, limit)
+	var conns []net.Conn
+	for range 8 * limit {
+		conns = append(conns, dial(t, path))
+	}
+	for range limit {
+		<-begun
+	}
+	for i, c := range conns {
+		if len(begun) > 0 {
+			t.Error("one was served without room")
+		}
+		c.Close()
+		if i+limit < len(conns) {
+			<-begun
+		}
 	}
 }
 

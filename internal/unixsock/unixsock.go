@@ -41,7 +41,7 @@ type Conn struct {
 
 // Listener listens on a socket file of ours.
 type Listener struct {
-	// PerPeer is how many connections of one process Serve serves at a time. Zero is any number.
+	// PerPeer is how many connections of one process Serve serves at a time, while more of them wait. Zero is any number.
 	PerPeer int
 
 	l         *net.UnixListener

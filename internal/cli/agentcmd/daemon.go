@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
 	"vast-ssh/agent"
@@ -167,12 +165,9 @@ func (d *daemon) close() {
 	})
 }
 
-// watchLocks locks the key when it is told to by a signal, or when the key has not been used for as long as the
+// watchLocks locks the key for each signal that is told, and when the key has not been used for as long as the
 // configuration says.
-func (d *daemon) watchLocks(ctx context.Context) {
-	told := make(chan os.Signal, 1)
-	signal.Notify(told, syscall.SIGUSR1)
-	defer signal.Stop(told)
+func (d *daemon) watchLocks(ctx context.Context, told <-chan os.Signal) {
 	tick := time.NewTicker(lookout)
 	defer tick.Stop()
 	idleLock := d.env.Config.IdleLock
@@ -191,11 +186,9 @@ func (d *daemon) watchLocks(ctx context.Context) {
 // lockIdle locks the key if it has not been used for as long as the configuration says, or where that is broken as last,
 // which it said before. It returns what holds now.
 func (d *daemon) lockIdle(now time.Time, last time.Duration) time.Duration {
-	cfg, err := d.policies.Config()
-	if err != nil {
-		return last
+	if cfg, err := d.policies.Config(); err == nil {
+		last = cfg.IdleLock
 	}
-	last = cfg.IdleLock
 	if idle, held := d.keys.Idle(now); held && last != 0 && idle >= last {
 		d.lock(fmt.Sprintf("not used for %v", last))
 	}
@@ -221,17 +214,18 @@ func (d *daemon) watchScreen(ctx context.Context) {
 	}
 }
 
-// left is called when the user leaves the machine alone.
+// left is called when the user leaves the machine alone. A configuration that is broken does not say that the key may stay.
 func (d *daemon) left(e logind.Event) {
-	if cfg, err := d.policies.Config(); err == nil && cfg.ScreenLock && d.keys.Guarded() {
+	if cfg, err := d.policies.Config(); (err != nil || cfg.ScreenLock) && d.keys.Guarded() {
 		d.lock(e.String())
 	}
 }
 
-// lock zeroes the key, and has people asked again for what they have agreed to.
+// lock zeroes the key, and has people asked again for what they have agreed to, until it was locked.
 func (d *daemon) lock(why string) {
+	unlocked := d.keys.Lock()
 	d.agent.ForgetConsent()
-	if d.keys.Lock() {
+	if unlocked {
 		d.recorder.event(chainlog.Locked, "", why)
 	}
 }

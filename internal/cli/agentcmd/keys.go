@@ -31,7 +31,8 @@ type keys struct {
 	public  ssh.PublicKey
 	key     *custody.Key // nil if it is not in memory
 	lock    ipc.Lock
-	guarded bool // the key that was loaded last has a passphrase
+	locks   uint64 // calls of Lock
+	guarded bool   // the key that was loaded last has a passphrase
 	used    time.Time
 }
 
@@ -127,7 +128,7 @@ func (k *keys) Signer(ctx context.Context) (ssh.Signer, error) {
 	case ipc.NeedsPassphrase:
 		return nil, errPassphrase
 	}
-	key, err := k.store.Load(ctx, nil)
+	key, err := k.load(ctx, public, nil)
 	if needs := (*custody.PassphraseError)(nil); errors.As(err, &needs) {
 		k.forget(ipc.NeedsPassphrase)
 		return nil, errPassphrase
@@ -137,6 +138,25 @@ func (k *keys) Signer(ctx context.Context) (ssh.Signer, error) {
 	}
 	k.hold(key, false)
 	return key, nil
+}
+
+// load loads the private key of public, which may be nil. A rotation makes the next key the current one before it writes
+// the public key file: should it end between the two, the key of that file is in the previous slot.
+func (k *keys) load(ctx context.Context, public ssh.PublicKey, passphrase func() ([]byte, error)) (*custody.Key, error) {
+	key, err := k.store.Load(ctx, passphrase)
+	if err != nil || public == nil || same(key.PublicKey(), public) {
+		return key, err
+	}
+	before, err := k.store.Previous().Load(ctx, passphrase)
+	if err != nil {
+		return key, nil // which is not the one of the file, as is told when it is used
+	}
+	if !same(before.PublicKey(), public) {
+		before.Destroy()
+		return key, nil
+	}
+	key.Destroy()
+	return before, nil
 }
 
 func same(a, b ssh.PublicKey) bool { return bytes.Equal(a.Marshal(), b.Marshal()) }
@@ -163,6 +183,7 @@ func (k *keys) Lock() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	was := k.lock
+	k.locks++
 	k.forget(ipc.Locked)
 	return was == ipc.Unlocked
 }
@@ -175,8 +196,11 @@ const (
 )
 
 // Unlock loads the key. Errors are an *ipc.RefusedError with the reason ipc.KeyLocked where a passphrase is missing and
-// ipc.WrongPassphrase where it is wrong, and those of custody.
+// ipc.WrongPassphrase where it is wrong, and those of custody. A Lock that comes meanwhile holds: ipc.KeyLocked again.
 func (k *keys) Unlock(ctx context.Context, passphrase []byte) error {
+	k.mu.Lock()
+	locks := k.locks
+	k.mu.Unlock()
 	select {
 	case k.unlocking <- struct{}{}:
 		defer func() { <-k.unlocking }()
@@ -191,8 +215,9 @@ func (k *keys) Unlock(ctx context.Context, passphrase []byte) error {
 			return ctx.Err()
 		}
 	}
+	public, _ := k.PublicKey(ctx) // without the file, the key that is the current one
 	asked := false
-	key, err := k.store.Load(ctx, func() ([]byte, error) {
+	key, err := k.load(ctx, public, func() ([]byte, error) {
 		asked = true
 		if len(passphrase) == 0 {
 			return nil, &ipc.RefusedError{Reason: ipc.KeyLocked, Sentence: "the key has a passphrase", Next: errPassphrase.Hint()}
@@ -209,6 +234,10 @@ func (k *keys) Unlock(ctx context.Context, passphrase []byte) error {
 	k.failures = 0
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.locks != locks { // while this was on its way: the lock is the later word
+		key.Destroy()
+		return &ipc.RefusedError{Reason: ipc.KeyLocked, Sentence: "the key was locked meanwhile", Next: errLocked.Hint()}
+	}
 	k.hold(key, asked)
 	return nil
 }
@@ -217,7 +246,8 @@ func (k *keys) Unlock(ctx context.Context, passphrase []byte) error {
 func (k *keys) Idle(now time.Time) (time.Duration, bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return now.Sub(k.used), k.key != nil
+	// The clock of the machine stands still while it sleeps, and that on the wall can be set back.
+	return max(now.Sub(k.used), now.Round(0).Sub(k.used.Round(0))), k.key != nil
 }
 
 // Guarded reports whether unlocking takes a passphrase.

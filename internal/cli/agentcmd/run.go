@@ -71,6 +71,10 @@ func run(ctx context.Context, env *Env, ready func()) error {
 	if err := harden(); err != nil {
 		return err
 	}
+	// A signal to lock the key must not be lost for coming early.
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGUSR1)
+	defer signal.Stop(told)
 	if err := env.configure(); err != nil {
 		return err
 	}
@@ -104,7 +108,7 @@ func run(ctx context.Context, env *Env, ready func()) error {
 			ipc.Serve(ctx, c, d)
 		})
 	})
-	servers.Go(func() { d.watchLocks(serving) })
+	servers.Go(func() { d.watchLocks(serving, told) })
 	servers.Go(func() { d.watchScreen(serving) })
 	ready()
 
