@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -58,12 +59,11 @@ func TestLockWhileUnlocking(t *testing.T) {
 // TestLockWhileWaitingToUnlock: it is the same with an unlock that waits for another one.
 func TestLockWhileWaitingToUnlock(t *testing.T) {
 	k := newTestKeys(t, "")
-	k.failures = 1
 	result := make(chan error, 1)
 	k.unlocking <- struct{}{}
 	begun := make(chan struct{})
 	go func() {
-		result <- k.Unlock(signalling{context.Background(), begun}, nil)
+		result <- k.Unlock(signalling{context.Background(), sync.OnceFunc(func() { close(begun) })}, nil)
 	}()
 	<-begun
 	k.Lock()
@@ -77,10 +77,10 @@ func TestLockWhileWaitingToUnlock(t *testing.T) {
 // signalling tells when somebody begins to wait for it.
 type signalling struct {
 	context.Context
-	waiting chan struct{}
+	waiting func()
 }
 
-func (s signalling) Done() <-chan struct{} { close(s.waiting); return s.Context.Done() }
+func (s signalling) Done() <-chan struct{} { s.waiting(); return s.Context.Done() }
 
 // newTestDaemon is a daemon with a key in memory, a configuration and a log, and no sockets.
 func newTestDaemon(t *testing.T, passphrase, settings string) *daemon {

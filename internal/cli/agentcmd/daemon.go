@@ -42,7 +42,7 @@ type daemon struct {
 }
 
 // newDaemon brings everything up. From its end on the process reads no file of others and starts no program.
-func newDaemon(ctx context.Context, env *Env) (_ *daemon, err error) {
+func newDaemon(ctx context.Context, env *Env, inherited []*unixsock.Listener) (_ *daemon, err error) {
 	d := &daemon{env: env, started: time.Now()}
 	defer func() {
 		if err != nil {
@@ -55,7 +55,7 @@ func newDaemon(ctx context.Context, env *Env) (_ *daemon, err error) {
 		return nil, err
 	}
 	d.keys = newKeys(store, env.Dirs.PublicKey())
-	if err := d.listen(); err != nil {
+	if err := d.listen(inherited); err != nil {
 		return nil, err
 	}
 	if err := d.startCompanion(ctx); err != nil {
@@ -91,12 +91,8 @@ func newDaemon(ctx context.Context, env *Env) (_ *daemon, err error) {
 // maxPerPeer is how many connections to the agent socket one process may have at a time.
 const maxPerPeer = 32
 
-// listen takes the sockets from the service manager, or makes them.
-func (d *daemon) listen() error {
-	inherited, err := unixsock.Inherited(d.env.Dirs.AgentSocket(), d.env.Dirs.ControlSocket())
-	if err != nil {
-		return err
-	}
+// listen takes the sockets that the service manager passed, or makes them.
+func (d *daemon) listen(inherited []*unixsock.Listener) (err error) {
 	if inherited != nil {
 		d.agentSocket, d.controlSocket = inherited[0], inherited[1]
 	} else {

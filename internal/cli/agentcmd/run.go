@@ -32,6 +32,10 @@ const drainTimeout = 5 * time.Second
 // lockTimeout is how long a second agent waits to be the only one.
 const lockTimeout = 200 * time.Millisecond
 
+// handOverTimeout is how long an agent that systemd started waits for one that was started by hand and has lost its
+// sockets to systemd: until that one has noticed and finished what is in flight.
+const handOverTimeout = lookout + drainTimeout + time.Second
+
 var errRunning = errors.New("a vast-agent is running already")
 
 func runCommand(env *Env) *cli.Command {
@@ -78,12 +82,20 @@ func run(ctx context.Context, env *Env, ready func()) error {
 	if err := env.configure(); err != nil {
 		return err
 	}
-	unlock, err := single(ctx, env)
+	inherited, err := unixsock.Inherited(env.Dirs.AgentSocket(), env.Dirs.ControlSocket())
+	if err != nil {
+		return err
+	}
+	wait := lockTimeout
+	if inherited != nil {
+		wait = handOverTimeout
+	}
+	unlock, err := single(ctx, env, wait)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	d, err := newDaemon(ctx, env)
+	d, err := newDaemon(ctx, env, inherited)
 	if err != nil {
 		return err
 	}
@@ -149,14 +161,14 @@ func awaitStop(ctx context.Context, sockets ...*unixsock.Listener) {
 }
 
 // single makes this process the only agent of its state directory for as long as it lives.
-func single(ctx context.Context, env *Env) (unlock func(), err error) {
+func single(ctx context.Context, env *Env, wait time.Duration) (unlock func(), err error) {
 	if err := env.Dirs.CheckSockets(); err != nil {
 		return nil, err
 	}
 	if err := atomicfile.EnsureDir(env.Dirs.State); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	unlock, err = atomicfile.Lock(ctx, env.Dirs.AgentLock())
 	if errors.Is(err, context.DeadlineExceeded) {
