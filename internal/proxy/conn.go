@@ -24,7 +24,7 @@ import (
 // another, as with any ssh client; the other methods are for all. It is a net.Conn and no more: a method such as
 // WriteTo would be a way around the watch.
 type Conn struct {
-	tcp      *net.TCPConn
+	net      stream
 	cfg      Config
 	ctx      context.Context // of Open; ends the handshake
 	endpoint resolve.Endpoint
@@ -38,6 +38,7 @@ type Conn struct {
 	reply     *wire.Reply  // set once it was judged: what the server sends from here on is not looked at
 	witnessed bool         // the agent has the witness: what the client sends from here on is not looked at
 	given     *ipc.Witness // until it was withdrawn
+	refused   *ipc.Refusal // set when it was
 	err       error        // final, once set
 
 	clientReady chan struct{} // closed when the client's KEXINIT was seen
@@ -100,7 +101,7 @@ func (e *HandshakeError) Unwrap() error { return e.Err }
 
 func newConn(ctx context.Context, cfg Config, l *link) *Conn {
 	c := &Conn{
-		tcp:         l.conn,
+		net:         l.conn,
 		cfg:         cfg,
 		ctx:         ctx,
 		endpoint:    l.endpoint,
@@ -120,15 +121,26 @@ func newConn(ctx context.Context, cfg Config, l *link) *Conn {
 // Endpoint is the one that was reached.
 func (c *Conn) Endpoint() resolve.Endpoint { return c.endpoint }
 
-// Close closes the connection and ends a Read or Write that waits. Then it takes the witness back.
+// Close closes the connection, and with it the Jump that it goes through, and ends a Read or Write that waits. Then it
+// takes the witness back.
 func (c *Conn) Close() error {
-	err := c.tcp.Close()
+	err := c.net.Close()
 	c.closeOnce.Do(func() {
 		close(c.closed)
 		c.stop()
 		c.withdraw()
+		if c.cfg.Through != nil {
+			c.cfg.Through.Close()
+		}
 	})
 	return err
+}
+
+// Refusal returns what the agent refused the login over c, or nil. It is known when Close has returned.
+func (c *Conn) Refusal() *ipc.Refusal {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.refused
 }
 
 func (c *Conn) withdraw() {
@@ -136,9 +148,13 @@ func (c *Conn) withdraw() {
 	given := c.given
 	c.given = nil
 	c.mu.Unlock()
-	if given != nil && c.cfg.Withdraw != nil {
-		c.cfg.Withdraw(*given)
+	if given == nil || c.cfg.Withdraw == nil {
+		return
 	}
+	refused := c.cfg.Withdraw(*given)
+	c.mu.Lock()
+	c.refused = refused
+	c.mu.Unlock()
 }
 
 // Write sends bytes of the client: those in cipher only after the agent holds the witness.
@@ -152,7 +168,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	if n > 0 {
-		if n, err = c.tcp.Write(p[:n]); err != nil {
+		if n, err = c.net.Write(p[:n]); err != nil {
 			return n, c.broken(err)
 		}
 	}
@@ -162,7 +178,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 	if err := c.testify(); err != nil {
 		return n, c.failWith(err)
 	}
-	m, err := c.tcp.Write(p[n:])
+	m, err := c.net.Write(p[n:])
 	if err != nil {
 		err = c.broken(err)
 	}
@@ -207,6 +223,8 @@ func (c *Conn) testify() error {
 		Signature: reply.Signature,
 		User:      c.cfg.User,
 		Route:     string(c.endpoint.Route),
+		Label:     c.cfg.Label,
+		Client:    c.cfg.Client,
 	}
 	if err := c.submit(w, start.Add(c.cfg.HandshakeTimeout)); err != nil {
 		return &WitnessError{err}
@@ -250,7 +268,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 		case err != nil || n > 0 || len(p) == 0:
 			return n, err
 		case direct:
-			if n, err = c.tcp.Read(p); err != nil {
+			if n, err = c.net.Read(p); err != nil {
 				err = c.broken(err)
 			}
 			return n, err
@@ -260,7 +278,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 			}
 			err = c.watchServer(nil)
 		default:
-			if n, err = c.tcp.Read(c.buf); err != nil {
+			if n, err = c.net.Read(c.buf); err != nil {
 				return 0, c.broken(err)
 			}
 			err = c.watchServer(c.buf[:n])
@@ -324,7 +342,7 @@ func (c *Conn) watchServer(p []byte) error {
 	if err := c.ctx.Err(); err != nil {
 		return err
 	}
-	c.tcp.SetDeadline(time.Time{})
+	c.net.SetDeadline(time.Time{})
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
@@ -387,25 +405,25 @@ func (c *Conn) fail(err error) error {
 	if c.err == nil {
 		c.err = err
 		c.readable = nil
-		c.tcp.SetDeadline(time.Unix(1, 0))
+		c.net.SetDeadline(time.Unix(1, 0))
 	}
 	return c.err
 }
 
 // LocalAddr implements net.Conn.
-func (c *Conn) LocalAddr() net.Addr { return c.tcp.LocalAddr() }
+func (c *Conn) LocalAddr() net.Addr { return c.net.LocalAddr() }
 
 // RemoteAddr implements net.Conn.
-func (c *Conn) RemoteAddr() net.Addr { return c.tcp.RemoteAddr() }
+func (c *Conn) RemoteAddr() net.Addr { return c.net.RemoteAddr() }
 
 // SetDeadline implements net.Conn.
-func (c *Conn) SetDeadline(t time.Time) error { return c.tcp.SetDeadline(t) }
+func (c *Conn) SetDeadline(t time.Time) error { return c.net.SetDeadline(t) }
 
 // SetReadDeadline implements net.Conn.
-func (c *Conn) SetReadDeadline(t time.Time) error { return c.tcp.SetReadDeadline(t) }
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.net.SetReadDeadline(t) }
 
 // SetWriteDeadline implements net.Conn.
-func (c *Conn) SetWriteDeadline(t time.Time) error { return c.tcp.SetWriteDeadline(t) }
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.net.SetWriteDeadline(t) }
 
 // Name is the name under which the instance's host keys are pinned.
 func (c *Conn) Name() string { return known.Name(c.cfg.Instance) }

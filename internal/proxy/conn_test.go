@@ -29,7 +29,7 @@ import (
 
 // io.Copy and others look for such methods, and each would be a way around the watch.
 func TestConnIsANetConnAndNoMore(t *testing.T) {
-	want := map[string]bool{"Endpoint": true, "Name": true}
+	want := map[string]bool{"Endpoint": true, "Name": true, "Refusal": true}
 	for m := range reflect.TypeFor[net.Conn]().Methods() {
 		want[m.Name] = true
 	}
@@ -476,12 +476,14 @@ func TestWithdraw(t *testing.T) {
 				}
 				return given.take(ctx, w)
 			}
-			cfg.Withdraw = func(w ipc.Witness) {
+			refused := &ipc.Refusal{Reason: "r"}
+			cfg.Withdraw = func(w ipc.Witness) *ipc.Refusal {
 				if len(given.all()) == 0 {
 					t.Error("withdrawn before it was given")
 				}
 				checkGone(t, gone) // the connection is closed by then
 				withdrawn.take(t.Context(), w)
+				return refused
 			}
 			c = open(t, cfg)
 			if _, err := c.Write(h.FromClient[:h.newKeys]); err != nil {
@@ -494,6 +496,9 @@ func TestWithdraw(t *testing.T) {
 			for range 3 {
 				c.Close()
 			}
+			if got := c.Refusal(); got != refused {
+				t.Errorf("the connection tells of %+v", got)
+			}
 			if !reflect.DeepEqual(given.all(), withdrawn.all()) || len(given.all()) != 1 {
 				t.Errorf("given %d times, withdrawn %d times", len(given.all()), len(withdrawn.all()))
 			}
@@ -504,7 +509,7 @@ func TestWithdraw(t *testing.T) {
 		s := serve(t, replay(h, nil, drain))
 		cfg := testConfig(pinned(t, h.key), endpoint(t, resolve.Direct, s.addr()))
 		cfg.Witness = func(context.Context, ipc.Witness) error { return errors.New("no") }
-		cfg.Withdraw = func(ipc.Witness) { t.Error("withdrawn") }
+		cfg.Withdraw = func(ipc.Witness) *ipc.Refusal { t.Error("withdrawn"); return nil }
 		relayed(t, open(t, cfg), h.FromClient[:h.newKeys], h.FromServer[:h.replyEnd], h.FromClient[h.newKeys:])
 	})
 }

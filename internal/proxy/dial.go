@@ -6,15 +6,25 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"syscall"
 	"time"
 
 	"vast-ssh/internal/resolve"
 	"vast-ssh/internal/wire"
 )
 
+// stream is the connection to a server: a *net.TCPConn, or a *tunnel.
+type stream interface {
+	net.Conn
+	syscall.Conn
+}
+
+// dialer makes a connection to a TCP address.
+type dialer func(ctx context.Context, addr string) (stream, error)
+
 // link is a connection whose server has shown its identification line.
 type link struct {
-	conn     *net.TCPConn
+	conn     stream
 	endpoint resolve.Endpoint
 	exchange *wire.Exchange
 	passed   []byte // what exchange has released so far
@@ -45,7 +55,7 @@ func dial(ctx context.Context, cfg *Config) (*link, error) {
 		case <-due:
 			i := next
 			go func() {
-				l, err := connect(ctx, cfg.Endpoints[i])
+				l, err := connect(ctx, cfg.dialer(), cfg.Endpoints[i])
 				select {
 				case results <- result{i, l, err}:
 				case <-ctx.Done():
@@ -83,9 +93,15 @@ func dial(ctx context.Context, cfg *Config) (*link, error) {
 	return nil, &UnreachableError{Instance: cfg.Instance, Attempts: attempts}
 }
 
-// connect reaches one endpoint and reads up to its identification line; wire bounds what may stand before it.
-func connect(ctx context.Context, e resolve.Endpoint) (*link, error) {
-	c, err := new(net.Dialer).DialContext(ctx, "tcp", e.Addr())
+func (c *Config) dialer() dialer {
+	if c.Through != nil {
+		return c.Through.dial
+	}
+	return dialTCP
+}
+
+func dialTCP(ctx context.Context, addr string) (stream, error) {
+	c, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 	if err != nil {
 		var op *net.OpError
 		if errors.As(err, &op) && op.Op == "dial" {
@@ -93,7 +109,16 @@ func connect(ctx context.Context, e resolve.Endpoint) (*link, error) {
 		}
 		return nil, err
 	}
-	l := &link{conn: c.(*net.TCPConn), endpoint: e, exchange: wire.New()}
+	return c.(*net.TCPConn), nil
+}
+
+// connect reaches one endpoint and reads up to its identification line; wire bounds what may stand before it.
+func connect(ctx context.Context, dial dialer, e resolve.Endpoint) (*link, error) {
+	c, err := dial(ctx, e.Addr())
+	if err != nil {
+		return nil, err
+	}
+	l := &link{conn: c, endpoint: e, exchange: wire.New()}
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	if err := l.identify(); err != nil {
 		stop()

@@ -47,7 +47,7 @@ func TestMain(m *testing.M) {
 }
 
 // ours matches a stack with a frame in a file of this package that is no test.
-var ours = regexp.MustCompile(`/internal/proxy/(conn|dial|login|meet|proxy|relay|splice_\w+)\.go:`)
+var ours = regexp.MustCompile(`/internal/proxy/(conn|dial|jump|login|meet|proxy|relay|splice_\w+)\.go:`)
 
 // leaked waits until no goroutine runs code of this package any more, and returns the stacks of those that still do.
 // The end of a goroutine is no event that could be waited for.

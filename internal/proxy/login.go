@@ -22,13 +22,17 @@ func Login(ctx context.Context, c *Conn, agentSocket string) (*ssh.Client, error
 		return nil, fmt.Errorf("reach the agent: %w", err)
 	}
 	defer sock.Close()
-	stop := context.AfterFunc(ctx, func() {
-		sock.Close()
-		c.Close()
-	})
+	defer context.AfterFunc(ctx, func() { sock.Close() })()
+	return LoginBy(ctx, c, ssh.PublicKeysCallback(agent.NewClient(sock).Signers))
+}
+
+// LoginBy is Login by another method than the agent, as for a key that the agent does not serve. The host key is checked in
+// the same two places, and the Witness of the connection's Config is called all the same: it may do nothing.
+func LoginBy(ctx context.Context, c *Conn, auth ssh.AuthMethod) (*ssh.Client, error) {
+	stop := context.AfterFunc(ctx, func() { c.Close() })
 	conn, channels, requests, err := ssh.NewClientConn(c, c.Name(), &ssh.ClientConfig{
 		User: c.cfg.User,
-		Auth: []ssh.AuthMethod{ssh.PublicKeysCallback(agent.NewClient(sock).Signers)},
+		Auth: []ssh.AuthMethod{auth},
 		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
 			return c.cfg.Pins.Check(c.cfg.Instance, key)
 		},

@@ -51,13 +51,18 @@ const secondRouteTimeout = 5 * time.Second
 // level is not higher.
 func survey(ctx context.Context, cfg *Config, first resolve.Endpoint) (via known.Via, reason string, keys []ssh.PublicKey, err error) {
 	var others []resolve.Endpoint
-	for _, e := range cfg.Endpoints {
-		if e.Route != first.Route {
-			others = append(others, e)
-		}
-	}
 	var other Shown
 	otherErr := errors.New("there is no second route")
+	if cfg.Through != nil {
+		// Who stands there stands on all routes.
+		otherErr = fmt.Errorf("every route goes through %s", cfg.Through.way)
+	} else {
+		for _, e := range cfg.Endpoints {
+			if e.Route != first.Route {
+				others = append(others, e)
+			}
+		}
+	}
 	var wg sync.WaitGroup
 	if len(others) > 0 {
 		wg.Go(func() {
@@ -76,7 +81,7 @@ func survey(ctx context.Context, cfg *Config, first resolve.Endpoint) (via known
 			other.Keys, otherErr = Scan(ctx, l.endpoint, second.DialTimeout)
 		})
 	}
-	keys, err = Scan(ctx, first, cfg.DialTimeout)
+	keys, err = scan(ctx, cfg.dialer(), first, cfg.DialTimeout)
 	wg.Wait()
 	switch {
 	case err != nil:
@@ -112,6 +117,10 @@ const scanAtOnce = 2
 // Scan returns the host keys that the server at endpoint owns, in a fixed order of types: for each it has proved
 // possession by signing the exchange hash of a connection of ours. It does not log in. timeout bounds each connection.
 func Scan(ctx context.Context, e resolve.Endpoint, timeout time.Duration) ([]ssh.PublicKey, error) {
+	return scan(ctx, dialTCP, e, timeout)
+}
+
+func scan(ctx context.Context, dial dialer, e resolve.Endpoint, timeout time.Duration) ([]ssh.PublicKey, error) {
 	found := make([]ssh.PublicKey, len(scanned))
 	errs := make([]error, len(scanned))
 	var wg sync.WaitGroup
@@ -121,7 +130,7 @@ func Scan(ctx context.Context, e resolve.Endpoint, timeout time.Duration) ([]ssh
 			slots <- struct{}{}
 			defer func() { <-slots }()
 			for range scanAttempts {
-				if found[i], errs[i] = scanOne(ctx, e, algorithms, timeout); errs[i] == nil {
+				if found[i], errs[i] = scanOne(ctx, dial, e, algorithms, timeout); errs[i] == nil {
 					return
 				}
 			}
@@ -145,10 +154,12 @@ var errSeen = errors.New("host key seen")
 const whatHostKey = "host key"
 
 // scanOne returns the key that the server has for algorithms, or nil if it has none.
-func scanOne(ctx context.Context, e resolve.Endpoint, algorithms []string, timeout time.Duration) (ssh.PublicKey, error) {
+func scanOne(
+	ctx context.Context, dial dialer, e resolve.Endpoint, algorithms []string, timeout time.Duration,
+) (ssh.PublicKey, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", e.Addr())
+	conn, err := dial(ctx, e.Addr())
 	if err != nil {
 		return nil, err
 	}

@@ -20,22 +20,27 @@ import (
 	"vast-ssh/known"
 )
 
-// Config says where to connect and what to demand. All fields but Withdraw, Ask and Trace are required.
+// Config says where to connect and what to demand. All fields but Through, Ask, Label, Client, Withdraw and Trace are required.
 type Config struct {
 	Instance  uint64
 	Machine   uint64 // machine id, kept with new pins; 0 if unknown
 	User      string // login user, for the witness
 	Endpoints []resolve.Endpoint
+	// Through, if set, is the instance from which the endpoints are reached. The Conn that Open returns closes it.
+	Through *Jump
 
 	Pins  *known.File
 	Least known.Via // the least level of first contact
 	// Ask, if set, must agree before pins of a first contact are written.
 	Ask func(ctx context.Context, pins []known.Pin) error
 
+	Label  string // what the user calls the instance, for the witness
+	Client int    // pid of the client, for the witness; 0 if unknown
 	// Witness hands what was seen to the agent. Its error ends the connection.
 	Witness func(context.Context, ipc.Witness) error
-	// Withdraw, if set, takes the witness back when the connection ends. It is called once at most.
-	Withdraw func(ipc.Witness)
+	// Withdraw, if set, takes the witness back when the connection ends, and returns what the login was refused. It is
+	// called once at most.
+	Withdraw func(ipc.Witness) *ipc.Refusal
 
 	// Delay is the head start that each endpoint has over the next one.
 	Delay time.Duration
@@ -57,6 +62,9 @@ func (c *Config) trace(start time.Time, format string, args ...any) {
 // Open connects to the instance, meets it if it has no pins yet, and returns the connection with nothing of it read
 // by a client yet. Errors are *UnreachableError, *FirstContactError, *RoutesDifferError, those of known.File, and ctx's.
 func Open(ctx context.Context, cfg Config) (*Conn, error) {
+	if cfg.Through != nil {
+		cfg.Endpoints = cfg.Through.beyond(cfg.Endpoints)
+	}
 	start := time.Now()
 	l, err := dial(ctx, &cfg)
 	if err != nil {
@@ -97,6 +105,9 @@ func (e *UnreachableError) Error() string {
 
 // Hint returns the next command to run.
 func (e *UnreachableError) Hint() string {
+	if forbidden := (*ForwardingError)(nil); errors.As(e, &forbidden) {
+		return forbidden.Hint()
+	}
 	return fmt.Sprintf("the machine may still be starting; see its state with: vast-ssh show %d", e.Instance)
 }
 

@@ -90,7 +90,7 @@ func toServer(c *Conn, in *os.File) error {
 	buf := make([]byte, relayBuffer)
 	for {
 		if c.isWitnessed() {
-			if handled, err := spliceToConn(c.tcp, in); handled {
+			if handled, err := spliceToConn(c.net, in); handled {
 				return c.ended(err)
 			}
 		}
@@ -111,7 +111,7 @@ func toClient(c *Conn, out *os.File) error {
 	buf := make([]byte, relayBuffer)
 	for {
 		if c.isJudged() {
-			if handled, err := spliceFromConn(out, c.tcp); handled {
+			if handled, err := spliceFromConn(out, c.net); handled {
 				return c.ended(err)
 			}
 		}

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"errors"
-	"net"
 	"os"
 	"runtime"
 	"syscall"
@@ -15,14 +14,14 @@ const spliceMax = 1 << 20
 
 // spliceToConn moves everything from the pipe in to the connection without a copy in user space, until a side ends.
 // If in is no pipe it does nothing and says so.
-func spliceToConn(conn *net.TCPConn, in *os.File) (handled bool, err error) {
+func spliceToConn(conn syscall.Conn, in *os.File) (handled bool, err error) {
 	return spliceAll(conn, in, unix.POLLIN, syscall.RawConn.Write, func(socket, pipe int) (int64, error) {
 		return unix.Splice(pipe, nil, socket, nil, spliceMax, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
 	})
 }
 
 // spliceFromConn is spliceToConn in the other direction.
-func spliceFromConn(out *os.File, conn *net.TCPConn) (handled bool, err error) {
+func spliceFromConn(out *os.File, conn syscall.Conn) (handled bool, err error) {
 	return spliceAll(conn, out, unix.POLLOUT, syscall.RawConn.Read, func(socket, pipe int) (int64, error) {
 		return unix.Splice(socket, nil, pipe, nil, spliceMax, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
 	})
@@ -31,7 +30,7 @@ func spliceFromConn(out *os.File, conn *net.TCPConn) (handled bool, err error) {
 // spliceAll splices until the end of the input. It waits for the pipe first, without a hold on the socket, since closing
 // a socket waits for whoever holds it; with the pipe ready, EAGAIN means the socket, which the runtime's poller waits for.
 func spliceAll(
-	conn *net.TCPConn, f *os.File, events int16,
+	conn syscall.Conn, f *os.File, events int16,
 	wait func(syscall.RawConn, func(fd uintptr) bool) error,
 	splice func(socket, pipe int) (int64, error),
 ) (handled bool, err error) {

@@ -3,10 +3,10 @@
 package proxy
 
 import (
-	"net"
 	"os"
+	"syscall"
 )
 
-func spliceToConn(*net.TCPConn, *os.File) (handled bool, err error) { return false, nil }
+func spliceToConn(syscall.Conn, *os.File) (handled bool, err error) { return false, nil }
 
-func spliceFromConn(*os.File, *net.TCPConn) (handled bool, err error) { return false, nil }
+func spliceFromConn(*os.File, syscall.Conn) (handled bool, err error) { return false, nil }

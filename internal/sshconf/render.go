@@ -91,6 +91,28 @@ func RenderLogin(p Params) ([]byte, error) {
 	return []byte(header + "\nHost *\n" + settings), nil
 }
 
+// ProxyCommand returns the command that connects to %h through the instances given, each "[user@]vast-<id>". The error is a
+// *ParamError.
+func ProxyCommand(p Params, through ...string) (string, error) {
+	if err := p.check(); err != nil {
+		return "", err
+	}
+	for _, name := range through {
+		if !stop.MatchString(name) {
+			return "", &ParamError{Name: "instance", Value: name, Reason: "is not one to go through"}
+		}
+	}
+	return p.proxyCommand(through...), nil
+}
+
+func (p Params) proxyCommand(through ...string) string {
+	command := quote(p.ProxyProgram) + " proxy "
+	if len(through) > 0 {
+		command += "--jump " + strings.Join(through, ",") + " "
+	}
+	return command + "%h"
+}
+
 // settings renders the body of the block for all hosts. A setting that is also the default of ssh is here because
 // the user's own "Host *" block, which comes later, must not change it for a machine that a stranger owns.
 func (p Params) settings() (string, error) {
@@ -100,7 +122,7 @@ func (p Params) settings() (string, error) {
 	var b strings.Builder
 	for _, s := range [][2]string{
 		{"User", p.User},
-		{"ProxyCommand", quote(p.ProxyProgram) + " proxy %h"},
+		{"ProxyCommand", p.proxyCommand()},
 		{"UserKnownHostsFile", quote(p.KnownHosts)},
 		{"GlobalKnownHostsFile", "/dev/null"},
 		{"StrictHostKeyChecking", "yes"},
@@ -115,6 +137,7 @@ func (p Params) settings() (string, error) {
 		{"ForwardAgent", "no"},                    // yes would forward the agent that IdentityAgent names
 		{"ForwardX11", "no"},
 		{"ServerAliveInterval", "15"},
+		{"ConnectTimeout", "0"}, // the proxy has its own; the ssh that ssh -J starts hears nothing for a whole session
 	} {
 		fmt.Fprintf(&b, "  %s %s\n", s[0], s[1])
 	}
@@ -129,6 +152,7 @@ var (
 	label    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$`)
 	allDigit = regexp.MustCompile(`^[0-9]+$`)
 	userName = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
+	stop     = regexp.MustCompile(`^([a-z_][a-z0-9_-]{0,31}@)?vast-[0-9]{1,20}$`)
 )
 
 func isAlias(s string) bool { return label.MatchString(s) && !allDigit.MatchString(s) }

@@ -43,6 +43,7 @@ const body = `  User root
   ForwardAgent no
   ForwardX11 no
   ServerAliveInterval 15
+  ConnectTimeout 0
 `
 
 func TestRenderConfig(t *testing.T) {
@@ -82,6 +83,33 @@ func TestRenderLogin(t *testing.T) {
 	}
 	if want := "# written by vast-ssh; do not edit\n\nHost *\n" + body; string(got) != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestProxyCommand(t *testing.T) {
+	p := params()
+	for _, tt := range []struct {
+		through []string
+		want    string // empty for an error
+	}{
+		{nil, `"/usr/local/bin/vast-ssh" proxy %h`},
+		{[]string{"vast-7"}, `"/usr/local/bin/vast-ssh" proxy --jump vast-7 %h`},
+		{[]string{"vast-7", "ubuntu@vast-18446744073709551615"},
+			`"/usr/local/bin/vast-ssh" proxy --jump vast-7,ubuntu@vast-18446744073709551615 %h`},
+		{[]string{"label"}, ""},
+		{[]string{"vast-7;x"}, ""},
+		{[]string{"vast-7", "$(x)@vast-7"}, ""},
+		{[]string{"-x"}, ""},
+		{[]string{""}, ""},
+	} {
+		got, err := ProxyCommand(p, tt.through...)
+		if got != tt.want || (err == nil) != (tt.want != "") {
+			t.Errorf("%q: got %q, %v", tt.through, got, err)
+		}
+	}
+	p.ProxyProgram = "/a`b"
+	if _, err := ProxyCommand(p); err == nil {
+		t.Error("a path that no shell takes as it is was quoted")
 	}
 }
 
@@ -254,6 +282,7 @@ func checkEffective(t *testing.T, got map[string]string, p Params, hostname, ali
 		"forwardagent":          "no",
 		"forwardx11":            "no",
 		"serveraliveinterval":   "15",
+		"connecttimeout":        "0",
 		"proxyjump":             "",
 	} {
 		if got[key] != want {
@@ -311,6 +340,7 @@ func TestUserSettingsDoNotWin(t *testing.T) {
   ForwardAgent yes
   ForwardX11 yes
   ServerAliveInterval 0
+  ConnectTimeout 3
 `)
 	all, changed := AddInclude(user, IncludeLine(writeFile(t, ours)))
 	if !changed {
@@ -414,7 +444,7 @@ func FuzzRender(f *testing.F) {
 			"  StrictHostKeyChecking yes",
 			"  VerifyHostKeyDNS no", "  UpdateHostKeys no", "  CanonicalizeHostname no", "  IdentityAgent "+quoted(path),
 			"  IdentityFile "+quoted(path), "  IdentitiesOnly yes", "  PreferredAuthentications publickey", "  AddKeysToAgent no", "  ForwardAgent no",
-			"  ForwardX11 no", "  ServerAliveInterval 15", "")
+			"  ForwardX11 no", "  ServerAliveInterval 15", "  ConnectTimeout 0", "")
 		got := regexp.MustCompile(`\r\n|[\n\r\f\v\x{85}\x{2028}\x{2029}]`).Split(string(out), -1)
 		if strings.Join(got, "\n") != strings.Join(want, "\n") || len(got) != len(want) {
 			t.Fatalf("got\n%q\nwant\n%q", got, want)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -16,9 +17,14 @@ import (
 	"vast-ssh/known"
 )
 
-// connect resolves name and opens the watched connection to it, with an agent running. An address from the cache that
-// does not answer is asked for once more, since the machine may have moved.
+// connect resolves name and opens the watched connection to it, with an agent running.
 func connect(ctx context.Context, env *Env, name string, trace func(string, time.Duration)) (*proxy.Conn, resolve.Target, error) {
+	return follow(ctx, env, way{name: name}, trace)
+}
+
+// follow opens the watched connection to where w leads, with an agent running. The target that comes with an error is
+// the instance that it is about.
+func follow(ctx context.Context, env *Env, w way, trace func(string, time.Duration)) (*proxy.Conn, resolve.Target, error) {
 	if err := env.agent(ctx); err != nil {
 		return nil, resolve.Target{}, err
 	}
@@ -27,20 +33,85 @@ func connect(ctx context.Context, env *Env, name string, trace func(string, time
 		return nil, resolve.Target{}, err
 	}
 	start := time.Now()
-	target, err := find(ctx, r, name)
+	target, err := find(ctx, r, w.name)
 	if err != nil {
 		return nil, target, err
 	}
 	if trace != nil {
-		trace(fmt.Sprintf("%s is instance %d (%s)", term.Safe(name), target.ID, target.Source), time.Since(start))
+		trace(fmt.Sprintf("%s is instance %d (%s)", term.Safe(w.name), target.ID, target.Source), time.Since(start))
 	}
-	if target, err = meetable(ctx, env, r, target); err != nil {
+	stops, err := findStops(ctx, r, w.through, target)
+	if err != nil {
+		return nil, target, err
+	}
+	set := func(cfg *proxy.Config) {
+		if w.client != 0 {
+			cfg.Client = w.client
+		}
+	}
+	if len(stops) == 0 {
+		return reach(ctx, env, r, target, set, trace)
+	}
+	jump, at, err := goThrough(ctx, env, r, w.through, stops, trace)
+	if err != nil {
+		return nil, at, err
+	}
+	conn, target, err := reach(ctx, env, r, target, func(cfg *proxy.Config) {
+		set(cfg)
+		cfg.Through = jump
+	}, trace)
+	if err != nil {
+		jump.Close()
+	}
+	return conn, target, err
+}
+
+// goThrough logs in at the stops, at each through the one before it.
+func goThrough(
+	ctx context.Context, env *Env, r *resolve.Resolver, stops []stop, targets []resolve.Target,
+	trace func(string, time.Duration),
+) (jump *proxy.Jump, at resolve.Target, err error) {
+	for i, target := range targets {
+		var conn *proxy.Conn
+		before := jump
+		conn, at, err = reach(ctx, env, r, target, func(cfg *proxy.Config) {
+			cfg.Through = before
+			if stops[i].user != "" {
+				cfg.User = stops[i].user
+			}
+		}, trace)
+		if err != nil {
+			if before != nil {
+				before.Close()
+			}
+			return nil, at, err
+		}
+		start := time.Now()
+		if jump, err = proxy.OpenJump(ctx, conn, env.dirs.AgentSocket()); err != nil {
+			return nil, at, err
+		}
+		if trace != nil {
+			trace("logged in at "+conn.Name()+" to go on from there", time.Since(start))
+		}
+	}
+	return jump, at, nil
+}
+
+// reach opens the connection to one instance. An address from the cache that does not answer is asked for once more,
+// since the machine may have moved. set completes the configuration.
+func reach(
+	ctx context.Context, env *Env, r *resolve.Resolver, target resolve.Target, set func(*proxy.Config),
+	trace func(string, time.Duration),
+) (*proxy.Conn, resolve.Target, error) {
+	target, err := meetable(ctx, env, r, target)
+	if err != nil {
 		return nil, target, err
 	}
 	cfg, err := proxyConfig(env, target, trace)
 	if err != nil {
 		return nil, target, err
 	}
+	set(&cfg)
 	conn, err := proxy.Open(ctx, cfg)
 	var unreachable *proxy.UnreachableError
 	if !errors.As(err, &unreachable) || target.Source == resolve.Fetched {
@@ -120,6 +191,8 @@ func proxyConfig(env *Env, target resolve.Target, trace func(string, time.Durati
 		User:             cfg.User,
 		Endpoints:        target.Endpoints,
 		Pins:             pins,
+		Label:            target.Label,
+		Client:           os.Getpid(),
 		Witness:          env.witness,
 		Withdraw:         env.withdraw,
 		Delay:            cfg.GatewayDelay,

@@ -132,12 +132,19 @@ func (e *Env) witness(ctx context.Context, w ipc.Witness) error {
 // withdrawTimeout bounds the last word to the agent, when the connection has ended.
 const withdrawTimeout = time.Second
 
-// withdraw takes a witness back. An agent that does not hear it forgets the witness a little later by itself.
-func (e *Env) withdraw(w ipc.Witness) {
+// withdraw takes a witness back and returns what its login was refused. An agent that does not hear it forgets the witness
+// a little later by itself.
+func (e *Env) withdraw(w ipc.Witness) *ipc.Refusal {
 	ctx, cancel := context.WithTimeout(context.Background(), withdrawTimeout)
 	defer cancel()
-	if client, err := ipc.Dial(ctx, e.dirs.ControlSocket()); err == nil {
-		defer client.Close()
-		_, _ = client.Withdraw(ctx, w)
+	client, err := ipc.Dial(ctx, e.dirs.ControlSocket())
+	if err != nil {
+		return nil
 	}
+	defer client.Close()
+	refused, err := client.Withdraw(ctx, w)
+	if err != nil {
+		return nil
+	}
+	return refused
 }

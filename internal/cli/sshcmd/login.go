@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,7 +18,9 @@ import (
 	"vast-ssh/config"
 	"vast-ssh/internal/cli/voice"
 	"vast-ssh/internal/custody"
+	"vast-ssh/internal/ipc"
 	"vast-ssh/internal/resolve"
+	"vast-ssh/internal/term"
 	"vast-ssh/known"
 )
 
@@ -53,10 +56,21 @@ func login(ctx context.Context, env *Env, args []string) error {
 		return err
 	}
 	name := known.Name(target.ID)
+	options := []string{"-o", "HostName=" + name, "-o", "HostKeyAlias=" + name}
+	if dest.jump != "" {
+		jump, err := jumpOptions(ctx, env, dest.jump, target)
+		if err != nil {
+			return err
+		}
+		if args, err = withoutJump(ctx, ssh, dirs.LoginConfig(), jump, args, dest.answer); err != nil {
+			return err
+		}
+		options = append(options, jump...)
+	}
 	if args[0] == dest.name && !hostName.MatchString(dest.name) {
 		args = append([]string{name}, args[1:]...) // a label that ssh does not take for a host name
 	}
-	argv := append([]string{ssh, "-F", dirs.LoginConfig(), "-o", "HostName=" + name, "-o", "HostKeyAlias=" + name}, args...)
+	argv := slices.Concat([]string{ssh, "-F", dirs.LoginConfig()}, options, args)
 	environ := os.Environ()
 	if dest.verbose {
 		environ = append(environ, verboseEnv+"=1")
@@ -102,6 +116,11 @@ func prepare(ctx context.Context, env *Env, dest dest) (resolve.Target, error) {
 		return target, err
 	}
 	trace("the agent is running", start)
+	if !dest.batch {
+		if err := unlocked(ctx, env); err != nil {
+			return target, err
+		}
+	}
 	start = time.Now()
 	if err := writeHosts(env, r); err != nil {
 		voice.Warn(env.Stderr, "the hosts could not be written for ssh and editors: %v", err)
@@ -144,10 +163,64 @@ func sshProgram(cfg *config.Config) (string, error) {
 	return path, nil
 }
 
+// attempts is how often a passphrase is asked for.
+const attempts = 3
+
+// unlocked has the key unlocked if it waits for that and there is a terminal to ask at: later there is ssh, which could say
+// no more than that the agent refused.
+func unlocked(ctx context.Context, env *Env) error {
+	client, err := ipc.Dial(ctx, env.dirs.ControlSocket())
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	st, err := client.Status(ctx)
+	if err != nil {
+		return err
+	}
+	question := "Passphrase of the key for your instances: "
+	switch {
+	case st.Locked == ipc.Locked:
+		question = "The key is locked. Its passphrase, or Enter if it has none: "
+	case st.Locked == ipc.Unlocked && st.Memory != "":
+		return nil
+	case st.Locked == ipc.Unlocked:
+		// The agent has not needed the key so far, and does not know whether it has a passphrase.
+		if err := client.Unlock(ctx, nil); !refusedFor(err, ipc.KeyLocked) {
+			return nil // what else there is to say is told by the proxy
+		}
+	}
+	for range attempts {
+		var passphrase []byte
+		passphrase, err = term.Passphrase(ctx, question)
+		if errors.Is(err, term.ErrNoTerminal) {
+			return nil // the proxy tells what the agent says
+		}
+		if err != nil {
+			return err
+		}
+		err = client.Unlock(ctx, passphrase)
+		clear(passphrase)
+		if !refusedFor(err, ipc.WrongPassphrase) && !refusedFor(err, ipc.KeyLocked) {
+			return err
+		}
+		question = "That is not it. Passphrase: "
+	}
+	return err
+}
+
+func refusedFor(err error, reason string) bool {
+	var refused *ipc.RefusedError
+	return errors.As(err, &refused) && refused.Reason == reason
+}
+
 // dest is what the user's arguments mean to ssh.
 type dest struct {
 	name    string // the instance as it was typed, without a user
+	jump    string // the value of -J or ProxyJump
 	verbose bool
+	batch   bool   // nobody is to be asked anything
+	answer  []byte // all that ssh said, if it was asked
 }
 
 // askTimeout bounds the question to ssh, which does no network work.
@@ -179,20 +252,24 @@ func destination(ctx context.Context, env *Env, ssh, config string, args []strin
 		}
 		return dest{}, err
 	}
-	return parseAnswer(&out)
+	return parseAnswer(out.Bytes())
 }
 
-// parseAnswer reads the two lines that matter from the output of ssh -G.
-func parseAnswer(out *bytes.Buffer) (dest, error) {
-	var d dest
+// parseAnswer reads the lines that matter from the output of ssh -G.
+func parseAnswer(out []byte) (dest, error) {
+	d := dest{answer: out}
 	hostname := ""
-	for scanner := bufio.NewScanner(out); scanner.Scan(); {
+	for scanner := bufio.NewScanner(bytes.NewReader(out)); scanner.Scan(); {
 		key, value, _ := strings.Cut(scanner.Text(), " ")
 		switch key {
 		case "host":
 			d.name = value
 		case "hostname":
 			hostname = value
+		case "proxyjump":
+			d.jump = value
+		case "batchmode":
+			d.batch = value == "yes"
 		case "loglevel":
 			d.verbose = strings.HasPrefix(value, "DEBUG")
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"os/signal"
 	"slices"
 	"syscall"
@@ -14,6 +16,7 @@ import (
 
 	"vast-ssh/internal/proxy"
 	"vast-ssh/internal/resolve"
+	"vast-ssh/internal/term"
 	"vast-ssh/known"
 )
 
@@ -26,31 +29,80 @@ func proxyCommand(env *Env) *cli.Command {
 		Name:      "proxy",
 		Usage:     "connect stdin and stdout to an instance, for ssh's ProxyCommand",
 		ArgsUsage: "<instance>",
+		Flags: []cli.Flag{&cli.StringFlag{
+			Name:  "jump",
+			Usage: "go through the `INSTANCE` first, or through several with commas between, as ssh -J does",
+		}},
 		Action: func(c *cli.Context) error {
 			name, err := oneArgument(c, "<instance>")
 			if err != nil {
 				return err
 			}
-			return runProxy(c.Context, env, name)
+			w := way{name: name, client: os.Getppid()}
+			if c.IsSet("jump") {
+				if w.through, err = parseStops(c.String("jump")); err != nil {
+					return err
+				}
+			}
+			return runProxy(c.Context, env, w)
 		},
 	}
 }
 
-func runProxy(ctx context.Context, env *Env, name string) error {
+func runProxy(ctx context.Context, env *Env, w way) error {
 	// ssh ends a ProxyCommand with SIGHUP. A broken pipe is an end like any other.
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	signal.Ignore(syscall.SIGPIPE)
 	env.quiet = true
 
-	conn, target, err := connect(ctx, env, name, tracer(env))
+	in, out := env.Stdin, env.Stdout
+	if w.through == nil {
+		d, err := detourOf(ctx, env, w.name)
+		if err != nil {
+			return err
+		}
+		if d != nil {
+			w, in, out = d.way, d.in, d.out
+			var leave func()
+			ctx, leave = whileOpen(ctx, env.Stdin)
+			defer leave()
+		}
+	}
+	conn, target, err := follow(ctx, env, w, tracer(env))
 	if err == nil {
-		err = proxy.Relay(ctx, conn, env.Stdin, env.Stdout)
+		err = proxy.Relay(ctx, conn, in, out)
+		// ssh has said no more than "Permission denied". On anything but a terminal this could be part of an SSH stream.
+		if r := conn.Refusal(); r != nil && (err == nil || ctx.Err() != nil) && term.IsTerminal(env.Stderr) {
+			return &proxy.RefusedError{Refusal: r}
+		}
 	}
 	if ctx.Err() != nil {
 		return exitStatus(1) // whoever sent the signal knows
 	}
 	return explain(ctx, env, target, err)
+}
+
+// partingTime is how long an ssh in the middle has to end before us. What it says when we are first is of no use to anybody.
+const partingTime = 500 * time.Millisecond
+
+// whileOpen gives a context that ends when nobody holds the other end of the pipe in any more. leave waits for that as
+// well, for partingTime at most.
+func whileOpen(ctx context.Context, in *os.File) (_ context.Context, leave func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	gone := make(chan struct{})
+	go func() {
+		io.Copy(io.Discard, in)
+		close(gone)
+		cancel()
+	}()
+	return ctx, func() {
+		select {
+		case <-gone:
+		case <-time.After(partingTime):
+		}
+		cancel()
+	}
 }
 
 func tracer(env *Env) func(string, time.Duration) {
