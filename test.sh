@@ -5,34 +5,57 @@
 set -eu
 cd "$(dirname "$0")"
 
-packages='openssh-server openssh-client putty-tools dropbear-bin python3-paramiko gnome-keyring dbus-daemon git procps'
-
+# The packages of Debian and Ubuntu whose programs are not there.
 missing() {
     [ -x /usr/sbin/sshd ] || echo openssh-server
     command -v ssh >/dev/null || echo openssh-client
     command -v plink >/dev/null || echo putty-tools
     command -v dbclient >/dev/null || echo dropbear-bin
     /usr/bin/python3 -c 'import paramiko' 2>/dev/null || echo python3-paramiko
+    /usr/bin/python3 -W ignore -c 'import asyncssh' 2>/dev/null || echo python3-asyncssh
+    command -v node >/dev/null || echo nodejs
+    command -v npm >/dev/null || echo npm
     command -v gnome-keyring-daemon >/dev/null || echo gnome-keyring
     command -v dbus-run-session >/dev/null || echo dbus-daemon
+    command -v gdb >/dev/null || echo gdb
     command -v git >/dev/null || echo git
     command -v ps >/dev/null || echo procps
+    command -v unshare >/dev/null || echo util-linux
 }
 
 step() { printf '== %s\n' "$*"; }
 
-if [ -n "$(missing)" ]; then
+packages=$(missing | tr '\n' ' ')
+if [ -n "$packages" ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        step "installing" $(missing)
+        step "installing $packages"
         # The tests start their own servers: nothing of the system's shall run.
         export DEBIAN_FRONTEND=noninteractive
         apt-get update -qq
         apt-get install -y -qq --no-install-recommends $packages >/dev/null
     else
-        echo "some tests need programs that are not installed: $(missing | tr '\n' ' ')" >&2
+        echo "some tests need programs that are not installed" >&2
         echo "hint: sudo apt-get install $packages" >&2
     fi
 fi
+
+# The clients that come from npm are kept outside of the checkout, in a directory named after their lock file, which
+# holds the hash of each.
+node=internal/e2e/testdata/node
+clients="${XDG_CACHE_HOME:-$HOME/.cache}/vast-ssh-tests/node-$(cksum <$node/package-lock.json | tr ' ' -)"
+if [ ! -d "$clients" ] && command -v npm >/dev/null; then
+    step "npm ci"
+    mkdir -p "$(dirname "$clients")"
+    new=$(mktemp -d "$clients.XXXXXX")
+    cp $node/package.json $node/package-lock.json "$new"
+    if (cd "$new" && npm ci --ignore-scripts --omit=optional --no-audit --no-fund --no-update-notifier --silent); then
+        mv "$new" "$clients"
+    else
+        rm -rf "$new"
+        echo "the clients of npm could not be installed" >&2
+    fi
+fi
+export VAST_SSH_TEST_NODE_MODULES="$clients/node_modules"
 
 step "go version"
 go version

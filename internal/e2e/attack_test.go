@@ -85,7 +85,7 @@ func (v *victim) spends(signatures uint64, reasons []string, do func()) {
 	started := v.running()
 	if started {
 		before = agentStatus(v.t, v.World)
-		_, counts = v.why()
+		_, counts = refusalsOf(before)
 	}
 	do()
 	after := agentStatus(v.t, v.World)
@@ -96,14 +96,23 @@ func (v *victim) spends(signatures uint64, reasons []string, do func()) {
 		v.t.Errorf("the agent is another one now: pid %d, then %d", before.PID, after.PID)
 	}
 	var got []string
-	told, now := v.why()
+	told, now := refusalsOf(after)
 	for _, r := range told {
-		if now[r] > counts[r] {
+		// A login that did not come to its signature is told when its proxy has ended, which may be later.
+		if now[r] > counts[r] && r.Reason != "unused" {
 			got = append(got, r.Reason)
 		}
 	}
 	if got = slices.Compact(got); !slices.Equal(got, reasons) {
-		v.t.Errorf("vast-ssh why tells %q, want %q", got, reasons)
+		v.t.Errorf("the agent tells %q, want %q", got, reasons)
+	}
+	if len(reasons) > 0 {
+		why := v.why()
+		for _, r := range reasons {
+			if !slices.ContainsFunc(why, func(w refusal) bool { return w.Reason == r }) {
+				v.t.Errorf("vast-ssh why says nothing of %q", r)
+			}
+		}
 	}
 }
 
@@ -115,22 +124,24 @@ type refusal struct {
 	HostKey  string `json:"host_key"`
 }
 
-// why returns what vast-ssh why tells, last refusal last, and how often each happened.
-func (v *victim) why() (told []refusal, counts map[refusal]int) {
-	v.t.Helper()
-	var records []struct {
-		refusal
-		Count int `json:"count"`
-	}
-	if err := json.Unmarshal([]byte(v.Must("vast-ssh", "why", "--json")), &records); err != nil {
-		v.t.Fatal(err)
-	}
+// refusalsOf returns what the agent has refused, last refusal last, and how often each.
+func refusalsOf(st ipc.Status) (told []refusal, counts map[refusal]int) {
 	counts = make(map[refusal]int)
-	for _, r := range records {
-		told = append(told, r.refusal)
-		counts[r.refusal] += r.Count
+	for _, k := range st.Refusals {
+		r := refusal{Reason: k.Reason, PID: k.PID, Instance: k.Instance, HostKey: k.HostKey}
+		told = append(told, r)
+		counts[r] += k.Count
 	}
 	return told, counts
+}
+
+// why returns what vast-ssh why tells, last refusal last.
+func (v *victim) why() (told []refusal) {
+	v.t.Helper()
+	if err := json.Unmarshal([]byte(v.Must("vast-ssh", "why", "--json")), &told); err != nil {
+		v.t.Fatal(err)
+	}
+	return told
 }
 
 func (v *victim) running() bool {
@@ -194,27 +205,27 @@ func (v *victim) sshAdd(socket string, args ...string) (code int, said string) {
 // straight logs in to an instance without the proxy, with a client that trusts it and names no session to the agent.
 // seen gets what a proxy would have seen, before the agent is asked for anything.
 func (v *victim) straight(in *Instance, seen func(*wire.Reply)) error {
-	ctx, cancel := context.WithTimeout(context.Background(), attackTimeout)
-	defer cancel()
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", in.Addr())
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	agent, err := d.DialContext(ctx, "unix", v.Dirs.AgentSocket())
+	agent, err := net.Dial("unix", v.Dirs.AgentSocket())
 	if err != nil {
 		return err
 	}
 	defer agent.Close()
-	defer context.AfterFunc(ctx, func() {
-		conn.Close()
-		agent.Close()
-	})()
+	agent.SetDeadline(time.Now().Add(attackTimeout))
+	return v.straightWith(in, seen, sshagent.NewClient(agent).Signers)
+}
+
+// straightWith is straight with other keys than the agent's.
+func (v *victim) straightWith(in *Instance, seen func(*wire.Reply), signers func() ([]ssh.Signer, error)) error {
+	conn, err := net.DialTimeout("tcp", in.Addr(), attackTimeout)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(attackTimeout))
 	o := &observer{Conn: conn, exchange: wire.New()}
 	_, _, _, err = ssh.NewClientConn(o, in.Addr(), &ssh.ClientConfig{
 		User: in.User(),
-		Auth: []ssh.AuthMethod{ssh.PublicKeysCallback(sshagent.NewClient(agent).Signers)},
+		Auth: []ssh.AuthMethod{ssh.PublicKeysCallback(signers)},
 		HostKeyCallback: func(string, net.Addr, ssh.PublicKey) error {
 			reply := o.reply()
 			if reply == nil {
@@ -378,7 +389,8 @@ type tapped struct {
 	frames [][]byte // without their length
 }
 
-func (v *victim) newWiretap() *wiretap {
+// newWiretap makes one that passes frames on by pass, which is ask or does as that does.
+func (v *victim) newWiretap(pass func(agent net.Conn, frame []byte) (answer []byte, err error)) *wiretap {
 	w := &wiretap{}
 	w.socket = listenUnix(v.t, func(client net.Conn) {
 		agent, err := net.Dial("unix", v.Dirs.AgentSocket())
@@ -398,7 +410,7 @@ func (v *victim) newWiretap() *wiretap {
 			w.mu.Lock()
 			c.frames = append(c.frames, frame)
 			w.mu.Unlock()
-			answer, err := ask(agent, frame)
+			answer, err := pass(agent, frame)
 			if err != nil {
 				return
 			}
@@ -419,9 +431,11 @@ func (v *victim) newWiretap() *wiretap {
 const (
 	agentFailure  = 5
 	agentSuccess  = 6
+	agentList     = 11
 	agentSign     = 13
 	agentSigned   = 14
 	agentExtended = 27
+	agentUnbound  = 28 // a failure of the extension
 )
 
 func readMessage(r io.Reader) ([]byte, error) {
@@ -486,7 +500,7 @@ type signRequest struct {
 func TestAttackReplay(t *testing.T) {
 	t.Parallel()
 	v := newVictim(t)
-	tap := v.newWiretap()
+	tap := v.newWiretap(ask)
 	v.spends(1, nil, func() {
 		v.Must("vast-ssh", "-o", "IdentityAgent="+tap.socket, idOf(v.first), "true")
 	})
@@ -528,15 +542,14 @@ func TestAttackReplay(t *testing.T) {
 	v.login(v.first)
 }
 
-// session holds a login to the first instance open, made with options, and returns the value that the variable has
-// there.
-func (v *victim) session(variable string, options ...string) string {
+// session holds a login to the instance open, made with options, and returns the value that the variable has there.
+func (v *victim) session(in *Instance, variable string, options ...string) string {
 	v.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), runTimeout)
-	cmd := v.Command(ctx, nil, "vast-ssh", append(options, idOf(v.first), `echo "$`+variable+`"; cat >/dev/null`)...)
+	cmd := v.Command(ctx, nil, "vast-ssh", append(options, idOf(in), `echo "$`+variable+`"; cat >/dev/null`)...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
-	in, err := cmd.StdinPipe()
+	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		v.t.Fatal(err)
 	}
@@ -548,7 +561,7 @@ func (v *victim) session(variable string, options ...string) string {
 		v.t.Fatal(err)
 	}
 	v.t.Cleanup(func() {
-		in.Close()
+		stdin.Close()
 		if err := cmd.Wait(); err != nil {
 			v.t.Errorf("the session: %v\n%s", err, stderr.String())
 		}
@@ -565,7 +578,7 @@ func (v *victim) session(variable string, options ...string) string {
 func TestAttackForwarding(t *testing.T) {
 	t.Parallel()
 	v := newVictim(t)
-	socket := v.session("SSH_AUTH_SOCK", "-o", "ForwardAgent=yes")
+	socket := v.session(v.first, "SSH_AUTH_SOCK", "-o", "ForwardAgent=yes")
 	v.refuses(func() {
 		if code, said := v.sshAdd(socket, "-l"); code != 1 || !strings.Contains(said, "no identities") {
 			t.Errorf("ssh-add -l: exit %d, %q", code, said)
@@ -582,13 +595,13 @@ func TestAttackForwarding(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer far.Close()
-		v.asks(far, [][]byte{v.userauth(v.second)}, agentFailure)
+		v.asks(far, [][]byte{v.userauth(v.second.User(), madeUp)}, agentFailure)
 	}, "forwarded", "poisoned")
 	v.login(v.first)
 }
 
-// userauth is a well-formed request for a login to the instance, with a made-up session.
-func (v *victim) userauth(in *Instance) []byte {
+// userauth is a well-formed request for a login as user in the session with the id.
+func (v *victim) userauth(user string, id []byte) []byte {
 	blob := v.key.Marshal()
 	return ssh.Marshal(signRequest{Key: blob, Data: ssh.Marshal(struct {
 		Session               []byte
@@ -597,8 +610,11 @@ func (v *victim) userauth(in *Instance) []byte {
 		HasSignature          bool
 		Algorithm             string
 		Key                   []byte
-	}{make([]byte, 32), 50, in.User(), "ssh-connection", "publickey", true, ssh.KeyAlgoED25519, blob})})
+	}{id, 50, user, "ssh-connection", "publickey", true, ssh.KeyAlgoED25519, blob})})
 }
+
+// madeUp is the id of no session.
+var madeUp = make([]byte, 32)
 
 // A socket that is carried to the far side as any other looks like a client of this machine: without a witness that is
 // of no use, though the machine at the far end is a pinned one.
@@ -606,7 +622,7 @@ func TestAttackRemoteForward(t *testing.T) {
 	t.Parallel()
 	v := newVictim(t)
 	socket := filepath.Join(v.Home, "far.sock")
-	v.session("HOME", "-o", "ExitOnForwardFailure=yes", "-R", socket+":"+v.Dirs.AgentSocket())
+	v.session(v.first, "HOME", "-o", "ExitOnForwardFailure=yes", "-R", socket+":"+v.Dirs.AgentSocket())
 	for _, in := range []*Instance{v.second, v.first} {
 		v.refuses(func() { v.ssh(socket, in.Server) }, "no-witness")
 	}
@@ -617,7 +633,7 @@ func TestAttackRemoteForward(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer far.Close()
-		v.asks(far, [][]byte{v.userauth(v.second)}, agentFailure)
+		v.asks(far, [][]byte{v.userauth(v.second.User(), madeUp)}, agentFailure)
 	}, "no-witness")
 	v.login(v.first)
 }
@@ -655,9 +671,23 @@ func TestAttackWitness(t *testing.T) {
 
 	fails(bears(v.second.ID, user, "not-pinned"), "not-pinned", "no-witness")
 	fails(bears(v.first.ID+1000, user, "not-pinned"), "not-pinned", "no-witness")
-	fails(bears(v.first.ID, user+"x", ""), "other-user")
 	// The witness of another session of the same machine.
 	fails(func(*wire.Reply) { bears(v.first.ID, user, "")(kept) }, "no-witness")
+	// The same at another machine, and one that is live, which serves its own session still.
+	atSecond := func(bear func(*wire.Reply)) {
+		if err := v.straight(v.second, bear); err == nil {
+			t.Error("logged in to one instance with the witness of another")
+		}
+	}
+	v.refuses(func() { atSecond(func(*wire.Reply) { bears(v.first.ID, user, "")(kept) }) }, "no-witness")
+	v.spends(1, []string{"no-witness"}, func() {
+		if err := v.straight(v.first, func(r *wire.Reply) {
+			bears(v.first.ID, user, "")(r)
+			atSecond(func(*wire.Reply) {})
+		}); err != nil {
+			t.Errorf("the session that was witnessed: %v", err)
+		}
+	})
 	// A signature that is none.
 	fails(func(r *wire.Reply) {
 		wrong := *r
@@ -665,6 +695,16 @@ func TestAttackWitness(t *testing.T) {
 		wrong.Signature[len(wrong.Signature)-1] ^= 1
 		bears(v.first.ID, user, "")(&wrong)
 	}, "no-witness")
+	// A user that the agent signs for nowhere.
+	v.refuses(func() {
+		if err := v.inside(v.first, func(r *wire.Reply, id, _ []byte) *ssh.Signature {
+			bears(v.first.ID, user, "")(r)
+			v.asks(nil, [][]byte{v.userauth(user+"x", id)}, agentFailure)
+			return nil
+		}); err == nil {
+			t.Error("logged in without a signature")
+		}
+	}, "other-user")
 	// The pin goes between the witness and the request.
 	fails(func(r *wire.Reply) {
 		bears(v.first.ID, user, "")(r)

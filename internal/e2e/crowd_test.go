@@ -222,10 +222,11 @@ func TestCrowdLogsIn(t *testing.T) {
 		}
 	}
 	for dir, want := range map[string][]string{
-		w.Dirs.SSH: {".", ".known_hosts.lock", "." + known.Name(in.ID) + ".lock",
-			"id_ed25519", "id_ed25519.pub", "known_hosts"},
+		w.Dirs.SSH: {".", ".key.lock", ".known_hosts.lock", "." + known.Name(in.ID) + ".lock", "id_ed25519",
+			"id_ed25519.pub", "known_hosts"},
 		w.Dirs.Cache: {".", idOf(in) + ".json", idOf(in) + ".lock"},
-		w.Dirs.State: {".", "agent.lock", "agent.log", "agent.sock", "control.sock", "start.lock"},
+		w.Dirs.State: {".", "agent.lock", "agent.log", "agent.sock", "control.sock", "decisions", "decisions/lock",
+			"decisions/log.jsonl", "start.lock"},
 	} {
 		if got := tree(t, dir); !slices.Equal(got, want) {
 			t.Errorf("%s holds %q, want %q", dir, got, want)

@@ -76,25 +76,42 @@ func dbclient(program string, e errand) []string {
 	return append(args, e.host, e.command)
 }
 
-func pythonWithParamiko(t testing.TB) string {
-	t.Helper()
-	for _, python := range []string{"/usr/bin/python3", "python3"} {
-		if exec.Command(python, "-c", "import paramiko").Run() == nil {
-			return python
+// python returns a Python that has the module: the one of the system's packages, if there is a choice.
+func python(module string) func(testing.TB) string {
+	return func(t testing.TB) string {
+		t.Helper()
+		for _, python := range []string{"/usr/bin/python3", "python3"} {
+			if exec.Command(python, "-W", "ignore", "-c", "import "+module).Run() == nil {
+				return python
+			}
 		}
+		testenv.Missing(t, "python3 with "+module)
+		return ""
 	}
-	testenv.Missing(t, "python3 with paramiko")
-	return ""
 }
 
-func paramiko(script string) func(string, errand) []string {
-	return func(python string, e errand) []string {
-		args := []string{python, script, e.host, e.port, e.user, e.command}
+// scripted is a client that needs a program written for it, which takes words in front of the errand.
+func scripted(words ...string) func(string, errand) []string {
+	return func(interpreter string, e errand) []string {
+		args := append([]string{interpreter}, words...)
+		args = append(args, e.host, e.port, e.user, e.command)
 		if e.proxy != "" {
 			args = append(args, e.proxy)
 		}
 		return args
 	}
+}
+
+// nodeModules is the variable in which test.sh names the directory that holds the clients of npm.
+const nodeModules = "VAST_SSH_TEST_NODE_MODULES"
+
+func nodeWithSSH2(t testing.TB) string {
+	t.Helper()
+	node := testenv.NeedProgram(t, "node")
+	if _, err := os.Stat(filepath.Join(os.Getenv(nodeModules), "ssh2")); err != nil {
+		testenv.Missing(t, "npm's ssh2, installed by test.sh, which sets "+nodeModules)
+	}
+	return node
 }
 
 // oldMethods are the key exchanges that not every sshd offers by itself.
@@ -103,14 +120,17 @@ const oldMethods = "diffie-hellman-group14-sha256,diffie-hellman-group-exchange-
 // TestMatrix has clients that would log in to any machine at all: through the proxy they get to the pinned one, and to
 // no other that stands at its address.
 func TestMatrix(t *testing.T) {
-	script, err := filepath.Abs("testdata/paramiko_login.py")
+	testdata, err := filepath.Abs("testdata")
 	if err != nil {
 		t.Fatal(err)
 	}
+	script := func(name string) string { return filepath.Join(testdata, name) }
 	clients := []careless{
 		{"plink", program("plink"), plink},
 		{"dbclient", program("dbclient"), dbclient},
-		{"paramiko", pythonWithParamiko, paramiko(script)},
+		{"paramiko", python("paramiko"), scripted(script("paramiko_login.py"))},
+		{"asyncssh", python("asyncssh"), scripted(script("asyncssh_login.py"))},
+		{"ssh2", nodeWithSSH2, scripted(script("ssh2_login.js"), os.Getenv(nodeModules))},
 	}
 	for _, method := range []string{
 		"sntrup761x25519-sha512@openssh.com", "curve25519-sha256", "ecdh-sha2-nistp256",
