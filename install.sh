@@ -58,7 +58,9 @@ if [ "$uninstall" = yes ]; then
         exit 0
     fi
     if [ -x "$bin/vast-agent" ]; then
-        # An agent that is not running is fine, and so is one that will not stop: it goes with the session.
+        # A service that was not installed is fine, and so is an agent that is not running or will not stop: it goes with the
+        # session.
+        run "$bin/vast-agent" install --uninstall >/dev/null 2>&1 || true
         run "$bin/vast-agent" stop 2>/dev/null || true
     fi
     run rm -f "$bin/vast-ssh" "$bin/vast-agent"

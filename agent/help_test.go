@@ -31,7 +31,7 @@ const (
 )
 
 // testPeer is the process that asks in the tests.
-var testPeer = unixsock.Peer{PID: 4711, UID: 1000, Program: "/usr/bin/ssh"}
+var testPeer = unixsock.Peer{PID: 4711, UID: 1000}
 
 func newKey(t testing.TB, algo string) ssh.Signer {
 	t.Helper()

@@ -133,7 +133,6 @@ const keepRefusals = 48
 // one of a text that somebody made up for it.
 const (
 	maxSentence = 384
-	maxProgram  = 192
 	maxShort    = 128 // a route, a label
 )
 
@@ -167,7 +166,6 @@ func (rs *refusals) add(r refusal, at time.Time) {
 		Hint:     cut(r.hint(), maxShort),
 		Instance: r.Instance,
 		PID:      r.peer.PID,
-		Program:  cut(r.peer.Program, maxProgram),
 	}}
 	if r.hostKey != nil {
 		rec.HostKey = ssh.FingerprintSHA256(r.hostKey)

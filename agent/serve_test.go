@@ -365,7 +365,7 @@ func TestRefusalNamesThePeer(t *testing.T) {
 	got := e.lastRefusal()
 	want := ipc.Refusal{
 		At: at.UTC().Truncate(time.Second), Reason: string(NoWitness), Sentence: sentences[NoWitness],
-		Count: 1, PID: testPeer.PID, Program: testPeer.Program,
+		Count: 1, PID: testPeer.PID,
 	}
 	if got != want {
 		t.Errorf("got %+v, want %+v", got, want)
@@ -399,7 +399,7 @@ func TestFullStatusFits(t *testing.T) {
 		for i := range uint64(keepRefusals) {
 			e.agent.refusals.add(refusal{
 				Reason: KeyUnavailable, Instance: 1<<64 - 1 - i, hostKey: e.host.PublicKey(), detail: long, next: long,
-				peer: unixsock.Peer{PID: 1<<31 - 1, Program: long},
+				peer: unixsock.Peer{PID: 1<<31 - 1},
 			}, time.Now())
 		}
 		st := e.overControlSocket()

@@ -29,8 +29,6 @@ type Peer struct {
 	// Start is when it was started, in the platform's own units: it tells the process from a later one with its pid. It
 	// is 0 where it is not known, and where the connection comes from Dial.
 	Start uint64
-
-	Program string // path of the executable, or empty; nothing sets it here
 }
 
 // Conn is an accepted connection whose peer has our own uid.
