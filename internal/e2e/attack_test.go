@@ -420,6 +420,8 @@ func (v *victim) newWiretap(pass func(agent net.Conn, frame []byte) (answer []by
 		}
 	})
 	v.t.Cleanup(func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		for _, c := range w.conns {
 			c.agent.Close()
 		}
