@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -116,7 +117,7 @@ type manager struct {
 	home   string
 	dirs   config.Dirs
 	pid    int // in its name spaces
-	stderr bytes.Buffer
+	stderr lockedBuffer
 }
 
 // What the manager needs of a machine: to look like one that systemd has booted, a directory for the user's sockets, and a
@@ -198,7 +199,7 @@ func newManager(t *testing.T) *manager {
 			t.Logf("the control group stays: %v\n%s", err, out)
 		}
 		if t.Failed() {
-			t.Logf("the manager said:\n%s", &m.stderr)
+			t.Logf("the manager said:\n%s", m.stderr.String())
 		}
 	})
 	eventually(t, "the manager answers", func() bool {
@@ -284,6 +285,24 @@ func (m *manager) property(name string) string {
 	return strings.TrimSpace(m.must("systemctl", "--user", "show", "--value", "--property="+name, "vast-agent.service"))
 }
 
+// lockedBuffer can be read while a program writes.
+type lockedBuffer struct {
+	mu  sync.Mutex // protects buf
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
 type serviceStatus struct {
 	PID     int
 	Sandbox string
@@ -306,8 +325,8 @@ func TestUserManager(t *testing.T) {
 	m.must("vast-agent", "start")
 	byHand := m.status()
 	m.says([]string{"wrote ", "stopped the agent that was running", "the agent answers: pid "}, "vast-agent", "install")
-	if m.stderr.Len() > 0 && strings.Contains(m.stderr.String(), "vast-agent") {
-		t.Errorf("the manager complains:\n%s", &m.stderr)
+	if said := m.stderr.String(); strings.Contains(said, "vast-agent") {
+		t.Errorf("the manager complains:\n%s", said)
 	}
 	first := m.status()
 	if first.PID == byHand.PID || strconv.Itoa(first.PID) != m.property("MainPID") {
