@@ -81,6 +81,9 @@ type Agent struct {
 	peers     *peers
 	signed    atomic.Uint64
 
+	draining     context.Context // ends when Drain is called first, and open questions with it
+	endQuestions context.CancelFunc
+
 	mu       sync.Mutex // protects the following
 	inFlight int        // signature requests being worked on
 	stopping bool
@@ -103,7 +106,11 @@ func New(cfg Config) (*Agent, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	draining, endQuestions := context.WithCancel(context.Background())
 	return &Agent{
+		draining:     draining,
+		endQuestions: endQuestions,
+
 		keys:      cfg.Keys,
 		pins:      cfg.Pins,
 		log:       cfg.Log,
@@ -267,8 +274,10 @@ func (a *Agent) Status(ctx context.Context) ipc.Status {
 	return st
 }
 
-// Drain refuses new signature requests and waits until those in flight are answered, or ctx ends.
+// Drain refuses new signature requests and waits until those in flight are answered, or ctx ends. What waits for a person
+// is refused.
 func (a *Agent) Drain(ctx context.Context) error {
+	a.endQuestions()
 	a.mu.Lock()
 	if !a.stopping {
 		a.stopping = true

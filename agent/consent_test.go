@@ -219,6 +219,30 @@ func TestMessageBehindTheQuestion(t *testing.T) {
 	})
 }
 
+// TestDrainEndsQuestions stops the agent while a person is asked: nobody waits for the answer.
+func TestDrainEndsQuestions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEnv(t)
+		e.settle(Policy{Confirm: ConfirmAlways})
+		e.asks(func(ctx context.Context, d Decision) error { <-ctx.Done(); return ctx.Err() })
+		c := e.connect()
+		if _, err := c.Write(frame(signRequest(e.keyBlob(), e.login(e.witnessed())))); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		drained := make(chan error, 1)
+		go func() { drained <- e.agent.Drain(t.Context()) }()
+		start := time.Now()
+		if answer, err := readAnswer(c); err != nil || answer[0] != msgFailure {
+			t.Errorf("answer %x, %v", answer, err)
+		}
+		if err := <-drained; err != nil || time.Since(start) != 0 {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+		e.wantSignatures(0)
+	})
+}
+
 // TestNobodyToAsk refuses where there is no way to ask.
 func TestNobodyToAsk(t *testing.T) {
 	e := newEnv(t, func(c *Config) { c.Approver = nil })

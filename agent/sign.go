@@ -227,6 +227,7 @@ func (c *conn) permit(policy *Policy, p *proved) *refusal {
 func (c *conn) consent(ctx context.Context, when Confirm, p *proved) *refusal {
 	ctx, cancel := context.WithTimeout(ctx, consentTimeout)
 	defer cancel()
+	defer context.AfterFunc(c.agent.draining, cancel)()
 	ctx, stop := c.attend(ctx)
 	defer stop()
 	if err := c.agent.consents.ask(ctx, when, p.decision(c, Signed)); err != nil {

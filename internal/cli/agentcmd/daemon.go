@@ -88,7 +88,7 @@ func newDaemon(ctx context.Context, env *Env, inherited []*unixsock.Listener) (_
 	return d, nil
 }
 
-// maxPerPeer is how many connections to the agent socket one process may have at a time.
+// maxPerPeer is how many connections to a socket one process may have at a time; more of its own wait.
 const maxPerPeer = 32
 
 // listen takes the sockets that the service manager passed, or makes them.
@@ -104,6 +104,7 @@ func (d *daemon) listen(inherited []*unixsock.Listener) (err error) {
 		}
 	}
 	d.agentSocket.PerPeer = maxPerPeer
+	d.controlSocket.PerPeer = maxPerPeer
 	return nil
 }
 
@@ -233,9 +234,10 @@ func (d *daemon) Withdraw(w ipc.Witness) *ipc.Refusal { return d.agent.Withdraw(
 func (d *daemon) Lock() { d.lock("vast-agent lock") }
 
 func (d *daemon) Unlock(ctx context.Context, passphrase []byte) error {
+	locked := d.keys.Locked() || len(passphrase) > 0
 	err := d.keys.Unlock(ctx, passphrase)
 	switch {
-	case err == nil:
+	case err == nil && locked:
 		d.recorder.event(chainlog.Unlocked, "", "")
 	case refusedFor(err, ipc.WrongPassphrase):
 		d.recorder.event(chainlog.Refused, ipc.WrongPassphrase, "a wrong passphrase was given")

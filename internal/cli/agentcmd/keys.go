@@ -131,6 +131,7 @@ func (k *keys) Signer(ctx context.Context) (ssh.Signer, error) {
 	key, err := k.load(ctx, public, nil)
 	if needs := (*custody.PassphraseError)(nil); errors.As(err, &needs) {
 		k.forget(ipc.NeedsPassphrase)
+		k.guarded = true
 		return nil, errPassphrase
 	}
 	if err != nil {
