@@ -446,6 +446,57 @@ func BenchmarkAgentMemory(b *testing.B) {
 	}
 }
 
+// BenchmarkAgentFlood shows what vast-agent takes at the most when one process opens as many connections as it can, each with
+// a message of the largest size that it never ends, while another asks for what is refused.
+func BenchmarkAgentFlood(b *testing.B) {
+	const conns, refusals = 400, 20_000
+	a := newAgents(b, 1)
+	for b.Loop() {
+		b.ReportMetric(status(b, a.pid, "VmRSS")/1024, "before-MiB")
+		var open []net.Conn
+		unfinished := append(binary.BigEndian.AppendUint32(nil, 256<<10), make([]byte, 200<<10)...)
+		for range conns {
+			c, err := net.Dial("unix", a.dirs.AgentSocket())
+			if err != nil {
+				b.Fatal(err)
+			}
+			open = append(open, c)
+			go c.Write(unfinished) // as much of it as is read
+		}
+		noise := exec.Command(os.Args[0], "-test.run=^$")
+		noise.Env = append(os.Environ(), floodEnv+"="+a.dirs.AgentSocket(), fmt.Sprintf("%s_N=%d", floodEnv, refusals))
+		if out, err := noise.CombinedOutput(); err != nil {
+			b.Fatalf("%v: %s", err, out)
+		}
+		b.ReportMetric(status(b, a.pid, "VmHWM")/1024, "peak-MiB")
+		for _, c := range open {
+			c.Close()
+		}
+		// It goes on as before.
+		clients := a.dial(b, 1)
+		seconds(b, clients, [][]session{a.newSessions(b, 0, 1000, false)}, witnessAndSign)
+		hangUp(clients)
+		b.ReportMetric(status(b, a.pid, "VmRSS")/1024, "after-MiB")
+		silent(b)
+	}
+}
+
+// floodEnv names the socket that this process asks for what is refused, again and again.
+const floodEnv = "VAST_SSH_BENCH_FLOOD"
+
+func flood(socket string, n int) error {
+	for range n {
+		l, err := dialAgent(socket)
+		if err != nil {
+			return err
+		}
+		// It is answered, or the connection is closed: both are fine.
+		_ = l.ask([]byte{17}, 5)
+		l.conn.Close()
+	}
+	return nil
+}
+
 // children returns the processes that the process pid has started.
 func children(b *testing.B, pid int) []int {
 	b.Helper()

@@ -5,12 +5,23 @@ package bench
 import (
 	"os"
 	"slices"
+	"strconv"
 	"testing"
 
 	"vast-ssh/internal/e2e"
 )
 
 func TestMain(m *testing.M) {
+	if socket := os.Getenv(floodEnv); socket != "" {
+		n, err := strconv.Atoi(os.Getenv(floodEnv + "_N"))
+		if err == nil {
+			err = flood(socket, n)
+		}
+		if err != nil {
+			panic(err)
+		}
+		return
+	}
 	code := m.Run()
 	e2e.Cleanup()
 	os.Exit(code)
