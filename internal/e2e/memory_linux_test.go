@@ -31,7 +31,7 @@ func TestAttackMemory(t *testing.T) {
 	t.Parallel()
 	v := newVictim(t)
 	gdb, python, sleep := testenv.NeedProgram(t, "gdb"), python("ctypes")(t), testenv.NeedProgram(t, "sleep")
-	pry, err := filepath.Abs("testdata/pry.py")
+	pry, err := os.ReadFile("testdata/pry.py") // which the stranger may not reach
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func TestAttackMemory(t *testing.T) {
 		if err != nil || !regexp.MustCompile(tt.gdb).Match(out) {
 			t.Errorf("gdb and the %s: %v\n%s", tt.name, err, out)
 		}
-		if out, err := as(python, pry, pid).CombinedOutput(); err != nil || string(out) != tt.pry {
+		if out, err := as(python, "-c", string(pry), pid).CombinedOutput(); err != nil || string(out) != tt.pry {
 			t.Errorf("prying at the %s: %v\n%s", tt.name, err, out)
 		}
 	}
@@ -129,6 +129,7 @@ func (v *victim) unprivileged(ctx context.Context) func(name string, args ...str
 	return func(name string, args ...string) *exec.Cmd {
 		cmd := v.Command(ctx, nil, name, args...)
 		cmd.SysProcAttr = attr
+		cmd.WaitDelay = attackTimeout // the proxy has its last word with the agent when ssh has ended
 		return cmd
 	}
 }

@@ -123,7 +123,8 @@ func TestAttackPIDReuse(t *testing.T) {
 	fmt.Fprintf(s.in, "vast-agent run >/dev/null 2>&1 &\n")
 	eventually(t, "the agent listens", v.running)
 
-	const pid = 5000
+	// Threads of the agent get pids, too: the next ones that are free, and for good. So these are far apart.
+	const pid, other = 5000, 6000
 	login := func() {
 		t.Helper()
 		v.spends(1, nil, func() {
@@ -183,16 +184,16 @@ func TestAttackPIDReuse(t *testing.T) {
 	attack(proxy, 1, "no-witness")
 
 	// A connection that has outlived the process that made it, whose pid is a login's now.
-	if code, said := s.run(pid+1, ask(1, v.Home)); code != 0 || said != "" {
+	if code, said := s.run(other, ask(1, v.Home)); code != 0 || said != "" {
 		t.Fatalf("the connection: exit %d\n%s", code, said)
 	}
 	v.spends(1, []string{"no-witness"}, func() {
-		code, said := s.run(pid+1, fmt.Sprintf(
+		code, said := s.run(other, fmt.Sprintf(
 			"touch %[1]s/go; until [ -f %[1]s/answers ]; do sleep 0.01; done; cat %[1]s/answers; exec vast-ssh %[2]d echo in",
 			v.Home, v.first.ID))
 		if code != 0 || said != fmt.Sprintf("%d\nin\n", agentFailure) {
 			t.Errorf("the login: exit %d\n%s", code, said)
 		}
 	})
-	blamed(pid + 1)
+	blamed(other)
 }
