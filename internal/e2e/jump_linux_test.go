@@ -104,6 +104,7 @@ func TestSSHJumpCrowd(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range outs {
 		cmd := w.sshJump(ctx, gate, inner, "echo "+strconv.Itoa(i))
+		cmd.WaitDelay = crowdTimeout // the proxies have their last word with the agent when ssh has ended
 		all.Go(func() {
 			out, err := cmd.Output() // on stderr there may be what the user's shell has to say
 			outs[i] = string(out)
