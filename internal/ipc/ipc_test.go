@@ -145,7 +145,8 @@ func TestRoundTrips(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &fakeHandler{status: func(context.Context) Status { return testStatus }}
+	told := make(chan struct{})
+	h := &fakeHandler{status: func(context.Context) Status { return testStatus }, onStop: func() { close(told) }}
 	ctx, end := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
@@ -187,6 +188,7 @@ func TestRoundTrips(t *testing.T) {
 	if _, err := second.Status(t.Context()); err != nil {
 		t.Error(err)
 	}
+	<-told // a request that has not come in is not answered behind the end
 	end()
 	if err := <-stopped; err != nil {
 		t.Error(err)
