@@ -18,6 +18,7 @@ import (
 	"vast-ssh/internal/ipc"
 	"vast-ssh/internal/resolve"
 	"vast-ssh/internal/sim/sshd"
+	"vast-ssh/internal/testenv"
 	"vast-ssh/known"
 )
 
@@ -602,7 +603,7 @@ func TestTunnel(t *testing.T) {
 			return len(all)
 		}
 		if open() == 0 {
-			t.Skip("no /proc")
+			testenv.Missing(t, "/proc")
 		}
 		before := open()
 		for range 32 {

@@ -15,6 +15,8 @@ import (
 
 	llsys "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
+
+	"vast-ssh/internal/testenv"
 )
 
 // world is what a restricted process meets.
@@ -45,7 +47,7 @@ func TestMain(m *testing.M) {
 // TestRestrict has a process of its own try everything, in many threads.
 func TestRestrict(t *testing.T) {
 	if abi, err := llsys.LandlockGetABIVersion(); err != nil || abi < 6 {
-		t.Skipf("this kernel has Landlock ABI %d, and the test is about 6: %v", abi, err)
+		testenv.Missing(t, "a kernel with Landlock ABI 6")
 	}
 	dir := t.TempDir()
 	w := world{state: filepath.Join(dir, "state"), read: filepath.Join(dir, "read"), outside: filepath.Join(dir, "outside")}
@@ -222,7 +224,7 @@ func restricted(w world) error {
 // TestRestrictNeedsItsPaths: rules about what is not there would leave the process without its own files.
 func TestRestrictNeedsItsPaths(t *testing.T) {
 	if abi, err := llsys.LandlockGetABIVersion(); err != nil || abi < 1 {
-		t.Skip("this kernel has no Landlock")
+		testenv.Missing(t, "a kernel with Landlock")
 	}
 	missing := filepath.Join(t.TempDir(), "missing")
 	if level, err := Restrict(Rules{Write: []string{missing}}); err == nil {
