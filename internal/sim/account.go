@@ -168,6 +168,8 @@ type Account struct {
 	closed    bool
 	instances map[uint64]*instance
 	keys      []SSHKey
+	volumes   []Volume
+	jobs      []Job
 	lastID    uint64
 	objects   map[string]*object
 	last      map[visit]time.Time

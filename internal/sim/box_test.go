@@ -2,8 +2,6 @@ package sim_test
 
 import (
 	"bytes"
-	"crypto/ed25519"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"go/ast"
@@ -23,36 +21,9 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"vast-ssh/internal/sim"
+	"vast-ssh/internal/sim/simtest"
 	"vast-ssh/internal/testenv"
 )
-
-// login is the key of a client, in memory and as a file.
-type login struct {
-	signer ssh.Signer
-	file   string
-	line   string
-}
-
-func newLogin(t *testing.T) login {
-	t.Helper()
-	_, key, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := ssh.NewSignerFromKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	block, err := ssh.MarshalPrivateKey(key, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "id")
-	if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return login{signer: signer, file: file, line: string(ssh.MarshalAuthorizedKey(signer.PublicKey()))}
-}
 
 func newBox(t *testing.T, opts sim.BoxOptions) (*sim.Box, string) {
 	t.Helper()
@@ -77,16 +48,9 @@ func listen(t *testing.T, b *sim.Box, addr string) string {
 	return got
 }
 
-func dialBox(addr, user string, l login, host ssh.HostKeyCallback, algorithms ...string) (*ssh.Client, error) {
-	return ssh.Dial("tcp", addr, &ssh.ClientConfig{
-		User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(l.signer)}, HostKeyCallback: host,
-		HostKeyAlgorithms: algorithms, Timeout: 20 * time.Second,
-	})
-}
-
-func mustDial(t *testing.T, b *sim.Box, addr string, l login) *ssh.Client {
+func mustDial(t *testing.T, b *sim.Box, addr string, l simtest.Identity) *ssh.Client {
 	t.Helper()
-	c, err := dialBox(addr, "root", l, ssh.FixedHostKey(b.HostKeys()[0]), ssh.KeyAlgoED25519)
+	c, err := l.Dial(addr, "root", ssh.FixedHostKey(b.HostKeys()[0]), ssh.KeyAlgoED25519)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,9 +79,9 @@ func runOn(t *testing.T, c *ssh.Client, command, stdin string) (stdout, stderr s
 }
 
 func TestBoxCommands(t *testing.T) {
-	l := newLogin(t)
+	l := simtest.NewIdentity(t)
 	b, addr := newBox(t, sim.BoxOptions{
-		Hostname: "C.4000001", GPUName: "H100", NumGPUs: 2, AuthorizedKeys: []string{l.line},
+		Hostname: "C.4000001", GPUName: "H100", NumGPUs: 2, AuthorizedKeys: []string{l.Line},
 		Files: map[string]string{"/workspace/notes": "hello\n", "/../../escape": "caught\n"},
 	})
 	c := mustDial(t, b, addr, l)
@@ -177,13 +141,13 @@ func TestBoxCommands(t *testing.T) {
 
 // No path and no symbolic link leads out of the machine's directory.
 func TestBoxKeepsInside(t *testing.T) {
-	l := newLogin(t)
+	l := simtest.NewIdentity(t)
 	outside := filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(outside, []byte("outside\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("TMPDIR", t.TempDir())
-	b, addr := newBox(t, sim.BoxOptions{AuthorizedKeys: []string{l.line}})
+	b, addr := newBox(t, sim.BoxOptions{AuthorizedKeys: []string{l.Line}})
 	dirs, err := filepath.Glob(filepath.Join(os.Getenv("TMPDIR"), "*"))
 	if err != nil || len(dirs) != 1 {
 		t.Fatalf("directories of the box: %v %v", dirs, err)
@@ -214,8 +178,8 @@ func TestBoxKeepsInside(t *testing.T) {
 }
 
 func TestBoxShells(t *testing.T) {
-	l := newLogin(t)
-	b, addr := newBox(t, sim.BoxOptions{AuthorizedKeys: []string{l.line}})
+	l := simtest.NewIdentity(t)
+	b, addr := newBox(t, sim.BoxOptions{AuthorizedKeys: []string{l.Line}})
 	c := mustDial(t, b, addr, l)
 	for _, terminal := range []bool{false, true} {
 		session, err := c.NewSession()
@@ -257,11 +221,11 @@ func TestBoxShells(t *testing.T) {
 }
 
 func TestBoxLetsIn(t *testing.T) {
-	owner, stranger := newLogin(t), newLogin(t)
-	b, addr := newBox(t, sim.BoxOptions{AuthorizedKeys: []string{owner.line}, RSA: true})
+	owner, stranger := simtest.NewIdentity(t), simtest.NewIdentity(t)
+	b, addr := newBox(t, sim.BoxOptions{AuthorizedKeys: []string{owner.Line}, RSA: true})
 	host := ssh.FixedHostKey(b.HostKeys()[0])
-	may := func(user string, l login) bool {
-		c, err := dialBox(addr, user, l, host, ssh.KeyAlgoED25519)
+	may := func(user string, l simtest.Identity) bool {
+		c, err := l.Dial(addr, user, host, ssh.KeyAlgoED25519)
 		if err == nil {
 			c.Close()
 		}
@@ -270,14 +234,14 @@ func TestBoxLetsIn(t *testing.T) {
 	if !may("root", owner) || may("ubuntu", owner) || may("root", stranger) {
 		t.Error("only root with the authorized key should get in")
 	}
-	if err := b.Authorize(stranger.line); err != nil || !may("root", stranger) {
+	if err := b.Authorize(stranger.Line); err != nil || !may("root", stranger) {
 		t.Errorf("a key authorized later: %v", err)
 	}
 	if err := b.Authorize("nonsense"); err == nil {
 		t.Error("authorized nonsense")
 	}
 	for i, algorithm := range []string{ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoRSASHA256} {
-		c, err := dialBox(addr, "root", owner, ssh.FixedHostKey(b.HostKeys()[i]), algorithm)
+		c, err := owner.Dial(addr, "root", ssh.FixedHostKey(b.HostKeys()[i]), algorithm)
 		if err != nil {
 			t.Errorf("%s: %v", algorithm, err)
 			continue
@@ -293,8 +257,8 @@ func TestBoxLetsIn(t *testing.T) {
 }
 
 func TestBoxRefusals(t *testing.T) {
-	l := newLogin(t)
-	b, addr := newBox(t, sim.BoxOptions{AuthorizedKeys: []string{l.line}})
+	l := simtest.NewIdentity(t)
+	b, addr := newBox(t, sim.BoxOptions{AuthorizedKeys: []string{l.Line}})
 	c := mustDial(t, b, addr, l)
 	if conn, err := c.Dial("tcp", addr); err == nil {
 		conn.Close()
@@ -330,8 +294,8 @@ func TestBoxRefusals(t *testing.T) {
 
 // Two routes to one machine; it moves; another machine takes its old address.
 func TestBoxMoves(t *testing.T) {
-	l := newLogin(t)
-	b, direct := newBox(t, sim.BoxOptions{AuthorizedKeys: []string{l.line}})
+	l := simtest.NewIdentity(t)
+	b, direct := newBox(t, sim.BoxOptions{AuthorizedKeys: []string{l.Line}})
 	gateway := listen(t, b, "127.0.0.1:0")
 	c := mustDial(t, b, direct, l)
 	mustDial(t, b, gateway, l)
@@ -344,7 +308,7 @@ func TestBoxMoves(t *testing.T) {
 		conn.Close()
 		t.Error("an unplugged machine listens")
 	}
-	impostor, err := sim.NewBox(sim.BoxOptions{AuthorizedKeys: []string{l.line}})
+	impostor, err := sim.NewBox(sim.BoxOptions{AuthorizedKeys: []string{l.Line}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -354,7 +318,7 @@ func TestBoxMoves(t *testing.T) {
 	}
 	moved := listen(t, b, "127.0.0.1:0")
 	mustDial(t, b, moved, l)
-	if _, err := dialBox(direct, "root", l, ssh.FixedHostKey(b.HostKeys()[0]), ssh.KeyAlgoED25519); err == nil {
+	if _, err := l.Dial(direct, "root", ssh.FixedHostKey(b.HostKeys()[0]), ssh.KeyAlgoED25519); err == nil {
 		t.Error("the impostor shows the other machine's host key")
 	}
 	b.Close()
@@ -365,8 +329,8 @@ func TestBoxMoves(t *testing.T) {
 
 func TestBoxWithOpenSSH(t *testing.T) {
 	program := testenv.NeedProgram(t, "ssh")
-	l := newLogin(t)
-	b, addr := newBox(t, sim.BoxOptions{AuthorizedKeys: []string{l.line}})
+	l := simtest.NewIdentity(t)
+	b, addr := newBox(t, sim.BoxOptions{AuthorizedKeys: []string{l.Line}})
 	host, port, _ := net.SplitHostPort(addr)
 	known := filepath.Join(t.TempDir(), "known_hosts")
 	var lines strings.Builder
@@ -378,7 +342,7 @@ func TestBoxWithOpenSSH(t *testing.T) {
 	}
 	cmd := exec.Command(program, "-F", "none", "-o", "IdentityAgent=none", "-o", "IdentitiesOnly=yes",
 		"-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-o", "UserKnownHostsFile="+known,
-		"-o", "GlobalKnownHostsFile=none", "-i", l.file, "-p", port, "root@"+host, "whoami; exit 7")
+		"-o", "GlobalKnownHostsFile=none", "-i", l.File, "-p", port, "root@"+host, "whoami; exit 7")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -393,8 +357,8 @@ func TestBoxWithOpenSSH(t *testing.T) {
 
 // A client that shakes no hands, and one that opens connections without end, keep nobody else out for long.
 func TestBoxBoundsConnections(t *testing.T) {
-	l := newLogin(t)
-	b, addr := newBox(t, sim.BoxOptions{AuthorizedKeys: []string{l.line}})
+	l := simtest.NewIdentity(t)
+	b, addr := newBox(t, sim.BoxOptions{AuthorizedKeys: []string{l.Line}})
 	var idle []net.Conn
 	refused := false
 	for range 100 {

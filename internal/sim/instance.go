@@ -144,7 +144,7 @@ func (a *Account) columns(row *instance, byID bool) map[string]any {
 		"template_id":      nil,
 		"template_hash_id": nil,
 		"template_name":    nil,
-		"volume_info":      []any{},
+		"volume_info":      a.volumeInfo(row.ID),
 
 		"gpu_name": row.GPUName, "gpu_arch": "nvidia", "num_gpus": row.NumGPUs, "gpu_frac": 1.0, "gpu_ram": 24576,
 		"gpu_totalram": 24576 * row.NumGPUs, "gpu_util": 0.0, "gpu_temp": 38.0, "gpu_lanes": 16,

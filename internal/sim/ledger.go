@@ -30,6 +30,9 @@ const (
 	AddAccountKeyEndpoint    Endpoint = "POST /api/v0/ssh/"
 	UpdateAccountKeyEndpoint Endpoint = "PUT /api/v0/ssh/{key}/"
 	DeleteAccountKeyEndpoint Endpoint = "DELETE /api/v0/ssh/{key}/"
+	VolumesEndpoint          Endpoint = "GET /api/v0/volumes/"
+	JobsEndpoint             Endpoint = "GET /api/v0/commands/schedule_job/"
+	DropJobEndpoint          Endpoint = "DELETE /api/v0/commands/schedule_job/{key}/"
 	CurrentUserEndpoint      Endpoint = "GET /api/v0/users/current/"
 	GPUNamesEndpoint         Endpoint = "GET /api/v0/gpu_names/unique/"
 )

@@ -53,6 +53,9 @@ var routes = []route{
 	{endpoint: AddAccountKeyEndpoint, scope: UserWrite, interval: second, serve: (*Account).addAccountKey},
 	{endpoint: UpdateAccountKeyEndpoint, scope: UserWrite, interval: second, serve: (*Account).updateAccountKey},
 	{endpoint: DeleteAccountKeyEndpoint, scope: UserWrite, interval: second, serve: (*Account).deleteAccountKey},
+	{endpoint: VolumesEndpoint, scope: InstanceRead, interval: second, query: []string{"owner", "type"}, slashless: true, serve: (*Account).listVolumes},
+	{endpoint: JobsEndpoint, scope: InstanceRead, interval: second, serve: (*Account).listJobs},
+	{endpoint: DropJobEndpoint, scope: InstanceWrite, interval: second, serve: (*Account).dropJob},
 	{endpoint: CurrentUserEndpoint, scope: UserRead, interval: second, slashless: true, serve: (*Account).currentUser},
 	{endpoint: GPUNamesEndpoint, open: true, serve: (*Account).gpuNames},
 }

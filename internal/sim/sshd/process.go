@@ -3,43 +3,18 @@ package sshd
 import (
 	"errors"
 	"fmt"
-	"os/exec"
-	"runtime"
 	"slices"
 	"syscall"
 	"time"
+
+	"vast-ssh/internal/sim/sshd/daemon"
 )
 
 // process is a running sshd.
 type process struct {
-	cmd *exec.Cmd
-	// done is closed when the listening process has been waited for; err is its end, to be read after that.
-	done chan struct{}
-	err  error
+	*daemon.Process
 	// drained is closed when nobody holds its stderr any more.
 	drained chan struct{}
-}
-
-// startProcess starts cmd so that it cannot outlive the test's process where the system can promise that.
-func startProcess(cmd *exec.Cmd) (*process, error) {
-	p := &process{cmd: cmd, done: make(chan struct{}), drained: make(chan struct{})}
-	cmd.SysProcAttr = dieWithParent()
-	started := make(chan error)
-	go func() {
-		// The signal of dieWithParent comes when the thread that forked ends, not the process: keep the thread.
-		runtime.LockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err != nil {
-			return
-		}
-		p.err = cmd.Wait()
-		if p.err == nil {
-			p.err = errors.New("exit status 0")
-		}
-		close(p.done)
-	}()
-	return p, <-started
 }
 
 // kill ends the server and all that its sessions started, and nothing else: the children of its children, and
@@ -49,8 +24,8 @@ func startProcess(cmd *exec.Cmd) (*process, error) {
 // killed while it starts another process leaves that one without a parent to be known by. So the family is stopped
 // first, from the listening process on, until nobody in it can start anything; then it is killed.
 func (p *process) kill(mark string) error {
-	root := p.cmd.Process.Pid
-	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+	root := p.Cmd.Process.Pid
+	if err := p.Cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		// It ended by itself, and its number may be another's by now.
 		root = noProcess
 	}
@@ -59,10 +34,10 @@ func (p *process) kill(mark string) error {
 	for _, m := range members {
 		syscall.Kill(m.pid, syscall.SIGKILL)
 	}
-	p.cmd.Process.Kill()
+	p.Cmd.Process.Kill()
 	timeout := time.NewTimer(time.Until(deadline))
 	defer timeout.Stop()
-	for _, end := range []<-chan struct{}{p.done, p.drained} {
+	for _, end := range []<-chan struct{}{p.Done, p.drained} {
 		select {
 		case <-end:
 		case <-timeout.C:

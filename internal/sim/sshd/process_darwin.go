@@ -1,12 +1,8 @@
 package sshd
 
 import (
-	"syscall"
-
 	"golang.org/x/sys/unix"
 )
-
-func dieWithParent() *syscall.SysProcAttr { return nil }
 
 // States of <sys/proc.h>: stopped, and ended but not waited for.
 const (

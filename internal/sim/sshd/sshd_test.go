@@ -2,8 +2,6 @@ package sshd
 
 import (
 	"bytes"
-	"crypto/ed25519"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
@@ -14,47 +12,12 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/crypto/ssh"
 
+	"vast-ssh/internal/sim/simtest"
 	"vast-ssh/internal/testenv"
 )
-
-// identity is a client's key, in memory and as a file for ssh.
-type identity struct {
-	signer ssh.Signer
-	file   string
-	line   string
-}
-
-func newIdentity(t *testing.T) identity {
-	t.Helper()
-	_, key, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := ssh.NewSignerFromKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	block, err := ssh.MarshalPrivateKey(key, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "id")
-	if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return identity{signer: signer, file: file, line: string(ssh.MarshalAuthorizedKey(signer.PublicKey()))}
-}
-
-func dial(addr, user string, id identity, host ssh.HostKeyCallback, algorithms ...string) (*ssh.Client, error) {
-	return ssh.Dial("tcp", addr, &ssh.ClientConfig{
-		User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(id.signer)}, HostKeyCallback: host,
-		HostKeyAlgorithms: algorithms, Timeout: 20 * time.Second,
-	})
-}
 
 func run(t *testing.T, client *ssh.Client, command string) string {
 	t.Helper()
@@ -71,10 +34,10 @@ func run(t *testing.T, client *ssh.Client, command string) string {
 }
 
 func TestLoginWithEveryHostKeyOnEveryAddress(t *testing.T) {
-	id := newIdentity(t)
+	id := simtest.NewIdentity(t)
 	s := Start(t, Config{
 		HostKeys: []string{"ed25519", "ecdsa", "rsa"}, Listen: []string{"127.0.0.1:0", "127.0.0.1:0"},
-		AuthorizedKeys: []string{id.line}, KexAlgorithms: "ecdh-sha2-nistp256", Extra: []string{"SetEnv A=1 B=2"},
+		AuthorizedKeys: []string{id.Line}, KexAlgorithms: "ecdh-sha2-nistp256", Extra: []string{"SetEnv A=1 B=2"},
 	})
 	algorithms := []string{ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoRSASHA512}
 	if len(s.Addrs()) != 2 || s.Addrs()[0] == s.Addrs()[1] || s.Addr() != s.Addrs()[0] {
@@ -82,7 +45,7 @@ func TestLoginWithEveryHostKeyOnEveryAddress(t *testing.T) {
 	}
 	for _, addr := range s.Addrs() {
 		for i, want := range s.HostKeys() {
-			client, err := dial(addr, s.User(), id, ssh.FixedHostKey(want), algorithms[i])
+			client, err := id.Dial(addr, s.User(), ssh.FixedHostKey(want), algorithms[i])
 			if err != nil {
 				t.Fatalf("%s with %s: %v", addr, algorithms[i], err)
 			}
@@ -102,8 +65,8 @@ func TestLoginWithEveryHostKeyOnEveryAddress(t *testing.T) {
 
 func TestLoginWithOpenSSH(t *testing.T) {
 	program := testenv.NeedProgram(t, "ssh")
-	id := newIdentity(t)
-	s := Start(t, Config{AuthorizedKeys: []string{id.line}})
+	id := simtest.NewIdentity(t)
+	s := Start(t, Config{AuthorizedKeys: []string{id.Line}})
 	host, port, _ := net.SplitHostPort(s.Addr())
 	known := filepath.Join(t.TempDir(), "known_hosts")
 	line := fmt.Sprintf("[%s]:%s %s", host, port, ssh.MarshalAuthorizedKey(s.HostKeys()[0]))
@@ -112,7 +75,7 @@ func TestLoginWithOpenSSH(t *testing.T) {
 	}
 	cmd := exec.Command(program, "-F", "none", "-o", "IdentityAgent=none", "-o", "IdentitiesOnly=yes",
 		"-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-o", "UserKnownHostsFile="+known,
-		"-o", "GlobalKnownHostsFile=none", "-i", id.file, "-p", port, s.User()+"@"+host, "echo out; exit 7")
+		"-o", "GlobalKnownHostsFile=none", "-i", id.File, "-p", port, s.User()+"@"+host, "echo out; exit 7")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -123,11 +86,11 @@ func TestLoginWithOpenSSH(t *testing.T) {
 }
 
 func TestAuthorizedKeys(t *testing.T) {
-	first, second := newIdentity(t), newIdentity(t)
-	s := Start(t, Config{AuthorizedKeys: []string{first.line}})
+	first, second := simtest.NewIdentity(t), simtest.NewIdentity(t)
+	s := Start(t, Config{AuthorizedKeys: []string{first.Line}})
 	host := ssh.FixedHostKey(s.HostKeys()[0])
-	may := func(id identity) bool {
-		client, err := dial(s.Addr(), s.User(), id, host)
+	may := func(id simtest.Identity) bool {
+		client, err := id.Dial(s.Addr(), s.User(), host)
 		if err == nil {
 			client.Close()
 		}
@@ -136,11 +99,11 @@ func TestAuthorizedKeys(t *testing.T) {
 	if !may(first) || may(second) {
 		t.Fatal("the key of Config should get in, and no other")
 	}
-	s.AddAuthorizedKey(second.line)
+	s.AddAuthorizedKey(second.Line)
 	if !may(first) || !may(second) {
 		t.Fatal("after AddAuthorizedKey both keys should get in")
 	}
-	s.SetAuthorizedKeys(second.line)
+	s.SetAuthorizedKeys(second.Line)
 	if may(first) || !may(second) {
 		t.Fatal("after SetAuthorizedKeys only the second key should get in")
 	}
@@ -150,26 +113,26 @@ func TestAuthorizedKeys(t *testing.T) {
 			t.Fatal("a removed key got in")
 		}
 	}
-	s.AddAuthorizedKey(first.line)
-	s.RemoveAuthorizedKey(strings.TrimSpace(first.line) + " another comment")
+	s.AddAuthorizedKey(first.Line)
+	s.RemoveAuthorizedKey(strings.TrimSpace(first.Line) + " another comment")
 	if may(first) || !may(second) {
 		t.Fatal("after RemoveAuthorizedKey only the second key should get in")
 	}
 	if !may(second) {
 		t.Fatal("refusals of one client closed the door to another")
 	}
-	if want := ssh.FingerprintSHA256(second.signer.PublicKey()); !strings.Contains(s.Log(), want) {
+	if want := ssh.FingerprintSHA256(second.Signer.PublicKey()); !strings.Contains(s.Log(), want) {
 		t.Errorf("the log does not name the accepted key %s:\n%s", want, s.Log())
 	}
 }
 
 // An instance moves, and another machine takes its old address.
 func TestMoveAndImpostor(t *testing.T) {
-	id := newIdentity(t)
-	s := Start(t, Config{AuthorizedKeys: []string{id.line}})
+	id := simtest.NewIdentity(t)
+	s := Start(t, Config{AuthorizedKeys: []string{id.Line}})
 	key := s.HostKeys()[0]
 	old := s.Addr()
-	client, err := dial(old, s.User(), id, ssh.FixedHostKey(key))
+	client, err := id.Dial(old, s.User(), ssh.FixedHostKey(key))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,16 +150,16 @@ func TestMoveAndImpostor(t *testing.T) {
 	if s.Addr() == old {
 		t.Fatalf("drew the address %s again", old)
 	}
-	impostor := Start(t, Config{Listen: []string{old}, AuthorizedKeys: []string{id.line}})
+	impostor := Start(t, Config{Listen: []string{old}, AuthorizedKeys: []string{id.Line}})
 	if got := impostor.Addr(); got != old {
 		t.Fatalf("the impostor listens on %s instead of %s", got, old)
 	}
-	if moved, err := dial(s.Addr(), s.User(), id, ssh.FixedHostKey(key)); err != nil {
+	if moved, err := id.Dial(s.Addr(), s.User(), ssh.FixedHostKey(key)); err != nil {
 		t.Errorf("the moved server: %v", err)
 	} else {
 		moved.Close()
 	}
-	if _, err := dial(old, s.User(), id, ssh.FixedHostKey(key)); err == nil {
+	if _, err := id.Dial(old, s.User(), ssh.FixedHostKey(key)); err == nil {
 		t.Error("the impostor shows the host key of the other server")
 	}
 	where := s.Addr()
@@ -209,8 +172,8 @@ func TestMoveAndImpostor(t *testing.T) {
 // Stop ends what a session has left behind, also a process that broke all ties, and nobody else's process.
 func TestStopEndsSessionsOnly(t *testing.T) {
 	sleep := testenv.NeedProgram(t, "sleep")
-	id := newIdentity(t)
-	s := Start(t, Config{AuthorizedKeys: []string{id.line}})
+	id := simtest.NewIdentity(t)
+	s := Start(t, Config{AuthorizedKeys: []string{id.Line}})
 	bystander := exec.Command(sleep, "300")
 	if err := bystander.Start(); err != nil {
 		t.Fatal(err)
@@ -218,7 +181,7 @@ func TestStopEndsSessionsOnly(t *testing.T) {
 	defer bystander.Wait()
 	defer bystander.Process.Kill()
 
-	client, err := dial(s.Addr(), s.User(), id, ssh.FixedHostKey(s.HostKeys()[0]))
+	client, err := id.Dial(s.Addr(), s.User(), ssh.FixedHostKey(s.HostKeys()[0]))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,19 +229,4 @@ func living(t *testing.T, pid int) bool {
 		}
 	}
 	return false
-}
-
-// A port that somebody else holds is an error of an explicit address, and the server says which.
-func TestListeningNamesTheBusyPort(t *testing.T) {
-	ready := make(chan error, 1)
-	line := listening([]string{"127.0.0.1:2201", "127.0.0.1:2202"}, ready)
-	line("Server listening on 127.0.0.1 port 2201.")
-	line("Bind to port 2202 on 127.0.0.1 failed: Address already in use.")
-	line("Server listening on 127.0.0.1 port 2202.")
-	if err := <-ready; err == nil || !strings.Contains(err.Error(), "2202") {
-		t.Errorf("got %v", err)
-	}
-	if len(ready) != 0 {
-		t.Error("reported twice")
-	}
 }
