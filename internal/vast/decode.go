@@ -191,6 +191,7 @@ func decodeInstance(raw []byte) (Instance, error) {
 		NumGPUs:        int(min(f.uint("num_gpus"), math.MaxUint16)),
 		DPHTotal:       f.float("dph_total"),
 		Started:        f.time("start_date"),
+		Volumes:        f.volumeUses("volume_info"),
 	}, nil
 }
 

@@ -49,6 +49,9 @@ var (
 	dropAccountKey  = endpoint{http.MethodDelete, "/api/v0/ssh/{key}/", time.Second, "user_write", retryRefused}
 	requestLogs     = endpoint{http.MethodPut, "/api/v0/instances/request_logs/{id}/", time.Second, "instance_read",
 		retryAlways}
+	listVolumes = endpoint{http.MethodGet, "/api/v0/volumes/", time.Second, "instance_read", retryAlways}
+	listJobs    = endpoint{http.MethodGet, "/api/v0/commands/schedule_job/", time.Second, "instance_read", retryAlways}
+	dropJob     = endpoint{http.MethodDelete, "/api/v0/commands/schedule_job/{key}/", time.Second, "instance_write", retryRefused}
 
 	// fetchLog is no route of the API but the address that requestLogs answers with.
 	fetchLog = endpoint{http.MethodGet, "result_url", time.Second, "", retryNever}

@@ -33,6 +33,8 @@ type Instance struct {
 	// DPHTotal is the price of an hour in US dollars.
 	DPHTotal float64
 	Started  time.Time
+	// Volumes are those that are mounted into it.
+	Volumes []VolumeUse
 }
 
 // PortBinding is one published port of the machine. HostPort is never 0.
