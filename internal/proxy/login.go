@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
@@ -51,6 +52,17 @@ func LoginBy(ctx context.Context, c *Conn, auth ssh.AuthMethod) (*ssh.Client, er
 		return nil, err
 	}
 	return ssh.NewClient(conn, channels, requests), nil
+}
+
+// LoginRefused reports whether a login ended because the server wants another key. x/crypto has no type for that, and a message
+// of the server stands behind other words.
+func LoginRefused(err error) bool {
+	for ; err != nil; err = errors.Unwrap(err) {
+		if strings.HasPrefix(err.Error(), "ssh: unable to authenticate") {
+			return true
+		}
+	}
+	return false
 }
 
 // hostKeyAlgorithms asks for a key that is pinned. An error leaves the choice to the library: the check decides.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"golang.org/x/crypto/ssh"
 
@@ -110,7 +109,7 @@ func (w *Wire) try(ctx context.Context, in vast.Instance, s *watched) error {
 		return []ssh.Signer{s}, nil
 	}))
 	if err != nil {
-		if s.offered && refusal(err) {
+		if s.offered && proxy.LoginRefused(err) {
 			return &RefusedError{in.ID, ssh.FingerprintSHA256(s.PublicKey())}
 		}
 		return err
@@ -136,23 +135,12 @@ func (w *Wire) ByAgent(ctx context.Context, in vast.Instance) error {
 	switch {
 	case errors.As(err, &witness):
 		return &fatalError{err} // an agent that is locked or without its key, which is no matter of the instance
-	case refusal(err):
+	case proxy.LoginRefused(err):
 		return &RefusedError{in.ID, "of the agent"}
 	case refused != nil:
 		return fmt.Errorf("the agent refused the login: %s", refused.Sentence)
 	}
 	return err
-}
-
-// refusal reports whether a login ended because the server wants another key. x/crypto has no type for that, and a message
-// of the server stands behind other words.
-func refusal(err error) bool {
-	for ; err != nil; err = errors.Unwrap(err) {
-		if strings.HasPrefix(err.Error(), "ssh: unable to authenticate") {
-			return true
-		}
-	}
-	return false
 }
 
 // watched is a key that knows whether it was wanted.

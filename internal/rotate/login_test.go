@@ -216,7 +216,7 @@ func TestRefusal(t *testing.T) {
 		context.DeadlineExceeded:     false,
 		&wrapped{errors.New("ssh: unable to authenticate, attempted methods [none], none that remain")}: true,
 	} {
-		if got := refusal(err); got != want {
+		if got := proxy.LoginRefused(err); got != want {
 			t.Errorf("%v: %v", err, got)
 		}
 	}
