@@ -1,0 +1,122 @@
+package deploy_test
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"vast-ssh/internal/wipe/protocol"
+)
+
+// outside makes a directory of the machine with a file of somebody else's.
+func outside(t *testing.T, parent string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(parent, "wipe-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.WriteFile(filepath.Join(dir, "f"), []byte("of another"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// volumePaths are the mount points that a plan tells.
+func volumePaths(p *protocol.Plan) []string {
+	var list []string
+	for _, v := range p.Volumes {
+		list = append(list, v.Path)
+	}
+	return list
+}
+
+// TestVolumesOfEveryName are at mount points with bytes that mountinfo escapes, and with some that only look like spaces.
+func TestVolumesOfEveryName(t *testing.T) {
+	t.Parallel()
+	points := []string{
+		"/data/no-break\u00a0space", "/data/next\u0085line", "/data/form\ffeed", "/data/vertical\vtab", "/data/return\rx", "/data/ em\u2003",
+		"/data/a tab\t", "/data/two\nlines", `/data/back\\slash\040`, "/data/end ", "/data/*[x]'",
+	}
+	for kind, c := range far {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			c.Volumes = make(map[string]string)
+			for _, at := range points {
+				c.Volumes[at] = outside(t, "")
+			}
+			m := newMachine(t, c)
+			m.plant("echo $C >/data/on-the-layer")
+			client, req := m.login(), m.everything()
+			// One of them may be wiped.
+			req.Volumes = []string{"/data/end "}
+			req.Rules = slices.Insert(req.Rules, 2, protocol.Rule{Group: 1, Glob: "/data/end ", Tree: true})
+			told := volumePaths(m.plan(client, req))
+			_, res := m.run(client, req)
+			for _, at := range points {
+				if !slices.Contains(told, at) {
+					t.Errorf("%q is not told", at)
+				}
+				_, err := os.Stat(filepath.Join(c.Volumes[at], "f"))
+				if wiped := err != nil; wiped != (at == "/data/end ") {
+					t.Errorf("%q is wiped: %v", at, wiped)
+				}
+			}
+			if left := m.found(); len(left) > 0 || res.Remains() > 0 {
+				t.Errorf("left: %q, %+v", left, res.Items)
+			}
+		})
+	}
+}
+
+// TestVolumesInMemory are directories of the machine that lie in its memory, with tmpfs of the container beside them.
+func TestVolumesInMemory(t *testing.T) {
+	t.Parallel()
+	for kind, c := range far {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			dir := outside(t, "/dev/shm")
+			c.Volumes, c.Tmpfs = map[string]string{"/data": dir}, []string{"/scratch"}
+			m := newMachine(t, c)
+			m.plant("echo $C >/scratch/f; echo $C >/dev/shm/f")
+			client, req := m.login(), m.everything()
+			if told := m.plan(client, req).Volumes; len(told) != 1 || told[0] != (protocol.Mount{Path: "/data", Type: "tmpfs"}) {
+				t.Errorf("volumes: %+v", told)
+			}
+			_, res := m.run(client, req)
+			if _, err := os.Stat(filepath.Join(dir, "f")); err != nil {
+				t.Errorf("the machine's own: %v", err)
+			}
+			if left := m.found(); len(left) > 0 || res.Remains() > 0 {
+				t.Errorf("left: %q, %+v", left, res.Items)
+			}
+		})
+	}
+}
+
+// TestVolumesWithoutAName that a message can hold are not wiped under that of another.
+func TestVolumesWithoutAName(t *testing.T) {
+	t.Parallel()
+	for kind, c := range far {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			dir := outside(t, "")
+			c.Volumes = map[string]string{"/workspace/latin\xe9": dir}
+			m := newMachine(t, c)
+			m.plant("echo $C >/workspace/x")
+			client, req := m.login(), m.everything()
+			req.Volumes = volumePaths(m.plan(client, req))
+			if len(req.Volumes) != 1 {
+				t.Fatalf("volumes: %q", req.Volumes)
+			}
+			_, res := m.run(client, req)
+			if _, err := os.Stat(filepath.Join(dir, "f")); err != nil {
+				t.Errorf("the machine's own: %v", err)
+			}
+			if told := withCode(res.Items, protocol.Volume); len(told) != 1 || len(m.found()) > 0 {
+				t.Errorf("left: %q, told %q", m.found(), told)
+			}
+		})
+	}
+}

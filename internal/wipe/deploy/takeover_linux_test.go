@@ -1,0 +1,83 @@
+package deploy_test
+
+import (
+	"strconv"
+	"strings"
+	"testing"
+
+	"vast-ssh/internal/wipe/deploy"
+)
+
+// TestAStuckRunIsEnded with all that it has started, by the run that takes its place.
+func TestAStuckRunIsEnded(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, far[deploy.Script])
+	m.plant("echo $C >/workspace/x")
+	hold := m.Hold("/workspace/x")
+	req := m.everything()
+	req.Processes = false // which would end it anyway
+	client := m.login()
+	m.begin(client, req)
+	<-hold.Met
+	find := strings.TrimSpace(m.Sh("pgrep -x find"))
+	family := strings.Fields(find + " " + m.Sh("ps -o pid=,ppid= --ppid $1 -p $1", find))
+	second := m.begin(client, req)
+	for _, pid := range family {
+		n, err := strconv.Atoi(pid)
+		if err != nil {
+			t.Fatalf("%q: %v", family, err)
+		}
+		m.gone(n)
+	}
+	hold.Release()
+	if res := m.result(second); res.Stopped || res.Remains() > 0 {
+		t.Errorf("%+v", res)
+	}
+	if left := m.found(); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
+}
+
+// TestAFinishThatIsOvertakenIsNone: the journal is the later run's.
+func TestAFinishThatIsOvertakenIsNone(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, far[deploy.Script])
+	m.plant("echo $C >/workspace/x; ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_other_key")
+	req := m.everything()
+	req.Processes = false
+	first, second := m.login(), m.login()
+	s := m.begin(first, req)
+	m.result(s)
+	hold := m.Hold("/etc/ssh/ssh_host_other_key")
+	last, err := s.Finish(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer last.Close()
+	<-hold.Met
+	const owner = "/dev/shm/.vast-ssh-wipe-sh/owner"
+	before := m.Sh("cat " + owner)
+	facts, err := deploy.Probe(t.Context(), second, m.label(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun := make(chan error, 1)
+	var later *deploy.Session
+	go func() {
+		var err error
+		later, err = deploy.Start(t.Context(), second, facts, req)
+		begun <- err
+	}()
+	m.Sh(`until [ "$(cat `+owner+`)" != "$1" ]; do :; done`, strings.TrimSpace(before))
+	hold.Release()
+	if res := m.result(last); res.Finished || !res.Stopped {
+		t.Errorf("%+v", res)
+	}
+	if err := <-begun; err != nil {
+		t.Fatal(err)
+	}
+	defer later.Close()
+	if res := m.result(later); !later.Hello.Resumed || res.Groups[2].Files != 1 {
+		t.Errorf("resumed: %v, %+v", later.Hello.Resumed, res)
+	}
+}
