@@ -1,0 +1,60 @@
+# follow ID OUT ERR NAP TRIES: sends the output from the offsets OUT and ERR on, in frames "out START LENGTH" and
+# "err START LENGTH" with LENGTH bytes behind them, then "status N". START is a multiple of 4096 at or below what was asked
+# for. "lost" says that the command is gone and has left no status, "alive" that the connection should be.
+LC_ALL=C
+export LC_ALL
+cd -- "$HOME/.vast-ssh-run/$1" 2>/dev/null && [ -d started ] || {
+	printf 'absent\n'
+	exit 0
+}
+o=$2 e=$3 nap=$4 tries=$5 idle=0 dead=0
+emit() {
+	b=$(($2 / 4096))
+	l=$(($3 - b * 4096))
+	printf '%s %s %s\n' "$1" $((b * 4096)) "$l" || exit 1
+	dd if="$1" bs=4096 skip="$b" 2>/dev/null | head -c "$l" || exit 1
+}
+# The pid may be another process's by now, which began at another time. What is behind the last parenthesis is no name.
+living() {
+	{ read -r p t <pid; } 2>/dev/null && kill -0 "$p" 2>/dev/null || return 1
+	x=$(cat "/proc/$p/stat" 2>/dev/null) || return 0
+	set -- ${x##*) }
+	[ "$1" != Z ] || return 1
+	[ -z "$t" ] || [ -z "${20}" ] || [ "${20}" = "$t" ]
+}
+while :; do
+	s=
+	if [ -f status ]; then
+		read -r s <status
+	elif living; then
+		dead=0
+	elif [ -f pid ]; then
+		dead=$((dead + 5)) # it is gone; its status may be on its way
+	else
+		dead=$((dead + 1)) # it may not have come yet
+	fi
+	# The sizes are looked at after the status: what the command wrote is then in them.
+	set -- $(stat -c %s out err 2>/dev/null) 0 0
+	if [ "$1" -gt "$o" ]; then
+		emit out "$o" "$1"
+		o=$1
+	fi
+	if [ "$2" -gt "$e" ]; then
+		emit err "$e" "$2"
+		e=$2
+	fi
+	if [ -n "$s" ]; then
+		printf 'status %s\n' "$s"
+		exit 0
+	fi
+	if [ "$dead" -gt "$tries" ]; then
+		printf 'lost\n'
+		exit 0
+	fi
+	idle=$((idle + 1))
+	if [ "$idle" -ge 10 ]; then
+		printf 'alive\n' || exit 1
+		idle=0
+	fi
+	sleep "$nap"
+done
