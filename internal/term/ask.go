@@ -36,12 +36,44 @@ func IsTerminal(f *os.File) bool {
 	return err == nil && is
 }
 
+// Width returns how many columns the terminal f has: 0 for one that does not say, and for what is none.
+func Width(f *os.File) int {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	width := 0
+	conn.Control(func(fd uintptr) {
+		if columns, _, err := term.GetSize(int(fd)); err == nil {
+			width = columns
+		}
+	})
+	return width
+}
+
+// Available reports whether there is a controlling terminal to ask at.
+func Available() bool {
+	fd, err := unix.Open(ttyPath, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	unix.Close(fd)
+	return true
+}
+
 // Passphrase shows prompt on the controlling terminal and returns the line that is typed there unseen, without its
 // end; it may be empty. The caller wipes it. Without a terminal, or at its end, the error wraps ErrNoTerminal. When
 // ctx ends it wraps the cause, and after a signal (interrupt, hang-up or terminate, which then does not end the
 // program) context.Canceled. The terminal is as before in every case, and half an answer is discarded.
 func Passphrase(ctx context.Context, prompt string) ([]byte, error) {
 	return ask(ctx, prompt, false)
+}
+
+// Line shows prompt on the controlling terminal and returns the line that is typed there, without its end and the blanks
+// around. Its errors are those of Passphrase.
+func Line(ctx context.Context, prompt string) (string, error) {
+	answer, err := ask(ctx, prompt, true)
+	return strings.TrimSpace(string(answer)), err
 }
 
 // Confirm shows question on the controlling terminal and reports whether the answer is "y" or "yes", in any case.

@@ -54,3 +54,28 @@ func control(t *testing.T, f *os.File, do func(fd int) error) {
 		t.Fatal(failed)
 	}
 }
+
+func TestWidth(t *testing.T) {
+	master, name := openPTY(t)
+	defer master.Close()
+	terminal, err := os.OpenFile(name, os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer terminal.Close()
+	if got := Width(terminal); got != 0 {
+		t.Errorf("a terminal that does not say: %d", got)
+	}
+	control(t, master, func(fd int) error { return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 123}) })
+	if got := Width(terminal); got != 123 {
+		t.Errorf("got %d, want 123", got)
+	}
+	file, err := os.Open("/dev/null")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if got := Width(file); got != 0 {
+		t.Errorf("no terminal: %d", got)
+	}
+}
