@@ -17,6 +17,7 @@ import (
 	"vast-ssh/internal/cli/voice"
 	"vast-ssh/internal/proxy"
 	"vast-ssh/internal/sim"
+	"vast-ssh/internal/sshsession"
 	"vast-ssh/internal/unixsock"
 )
 
@@ -217,7 +218,7 @@ func loginInProcess(ctx context.Context, env *Env, name, command string) error {
 		return explain(ctx, env, target, err)
 	}
 	defer client.Close()
-	session, err := client.NewSession()
+	session, err := sshsession.Open(ctx, client)
 	if err != nil {
 		return err
 	}

@@ -19,12 +19,20 @@ func TestProcess(t *testing.T) {
 		t.Error("a process that there cannot be")
 	}
 	// Whoever makes such a command line is none of ours.
-	cmd := exec.Command("/bin/sh", "-c", "read x", strings.Repeat("x", maxProcFile))
+	cmd := exec.Command("/bin/sh", "-c", "echo; read x", strings.Repeat("x", maxProcFile))
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	// The kernel makes the arguments known a moment after the program has begun.
+	if _, err := out.Read(make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}
 	if _, args, err := process(cmd.Process.Pid); err == nil {

@@ -103,7 +103,7 @@ func newApp(env *Env) *cli.App {
 		OnUsageError:          usageError,
 		Commands: []*cli.Command{
 			lsCommand(env), showCommand(env), keyCommand(env), pinCommand(env), pinsCommand(env),
-			whyCommand(env), configCommand(env), proxyCommand(env), demoCommand(env),
+			whyCommand(env), configCommand(env), proxyCommand(env), runCommand(env), wipeCommand(env), demoCommand(env),
 		},
 	}
 	tidy(app.Commands)

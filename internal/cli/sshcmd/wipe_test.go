@@ -1,0 +1,53 @@
+package sshcmd
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"syscall"
+	"testing"
+
+	"vast-ssh/internal/proxy"
+	"vast-ssh/internal/resolve"
+	"vast-ssh/internal/wipe"
+)
+
+func TestTheCommandThatTakesAWipeUp(t *testing.T) {
+	for want, order := range map[string]wipeOrder{
+		"vast-ssh wipe 5 7": {options: wipe.Options{Scope: wipe.Workspace, Destroy: wipe.IfClean}},
+		"vast-ssh wipe 5 7 --scope secrets --keep '/workspace/my model' --destroy never --yes": {
+			options: wipe.Options{Scope: wipe.Secrets, Destroy: wipe.Never, Keep: []string{"/workspace/my model"}}, yes: true,
+		},
+		"vast-ssh wipe 5 7 --path /a --path '/b;c' --volumes --drop-jobs --json": {
+			options: wipe.Options{Scope: wipe.Workspace, Destroy: wipe.IfClean, Paths: []string{"/a", "/b;c"}, Volumes: true, DropJobs: true}, json: true,
+		},
+	} {
+		if got := order.again(5, 7); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	}
+}
+
+func TestAMachineThatCloses(t *testing.T) {
+	unreachable := func(err error) error {
+		return fmt.Errorf("x: %w", &proxy.UnreachableError{Attempts: []proxy.Attempt{{Endpoint: resolve.Endpoint{}, Err: err}}})
+	}
+	refused := &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+	for _, tt := range []struct {
+		err  error
+		want bool
+	}{
+		{unreachable(io.EOF), true},
+		{unreachable(fmt.Errorf("read: %w", syscall.ECONNRESET)), true},
+		{&proxy.HandshakeError{Err: io.ErrUnexpectedEOF}, true},
+		{unreachable(refused), false},
+		{&proxy.HandshakeError{Err: errors.New("i/o timeout")}, false},
+		{&proxy.HostKeyError{Err: io.EOF}, false},
+		{io.EOF, false},
+	} {
+		if got := closedBefore(tt.err); got != tt.want {
+			t.Errorf("%v: %v", tt.err, got)
+		}
+	}
+}
