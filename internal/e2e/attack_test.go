@@ -150,7 +150,7 @@ func (v *victim) running() bool {
 }
 
 // ssh runs the careless ssh to addr, straight and with the agent at socket, and must not get in.
-func (v *victim) ssh(socket string, to *sshd.Server) {
+func (v *victim) ssh(socket string, to Machine) {
 	v.t.Helper()
 	host, port, err := net.SplitHostPort(to.Addr())
 	if err != nil {
@@ -302,7 +302,7 @@ func TestAttackUnpinned(t *testing.T) {
 	evil := v.Impostor([]string{"127.0.0.1:0"}, v.authorized)
 	v.refuses(func() { v.ssh(v.Dirs.AgentSocket(), evil) }, "not-pinned")
 	v.refuses(func() {
-		stranger := &Instance{Server: evil}
+		stranger := &Instance{Machine: evil}
 		if err := v.straight(stranger, func(*wire.Reply) {}); err == nil {
 			t.Error("logged in with a client that names no session")
 		}
@@ -314,7 +314,7 @@ func TestAttackUnpinned(t *testing.T) {
 func TestAttackWithoutProxy(t *testing.T) {
 	t.Parallel()
 	v := newVictim(t)
-	v.refuses(func() { v.ssh(v.Dirs.AgentSocket(), v.first.Server) }, "no-witness")
+	v.refuses(func() { v.ssh(v.Dirs.AgentSocket(), v.first) }, "no-witness")
 	v.refuses(func() {
 		if err := v.straight(v.second, func(*wire.Reply) {}); err == nil {
 			t.Error("logged in with a client that names no session")
@@ -588,7 +588,7 @@ func TestAttackForwarding(t *testing.T) {
 	}, "forwarded")
 	for _, in := range []*Instance{v.second, v.first} {
 		// The far ssh describes its own session on top of the near one's.
-		v.refuses(func() { v.ssh(socket, in.Server) }, "forwarded", "poisoned")
+		v.refuses(func() { v.ssh(socket, in) }, "forwarded", "poisoned")
 	}
 	v.refuses(func() { v.sshsig(socket) }, "forwarded")
 	v.refuses(func() {
@@ -626,7 +626,7 @@ func TestAttackRemoteForward(t *testing.T) {
 	socket := filepath.Join(v.Home, "far.sock")
 	v.session(v.first, "HOME", "-o", "ExitOnForwardFailure=yes", "-R", socket+":"+v.Dirs.AgentSocket())
 	for _, in := range []*Instance{v.second, v.first} {
-		v.refuses(func() { v.ssh(socket, in.Server) }, "no-witness")
+		v.refuses(func() { v.ssh(socket, in) }, "no-witness")
 	}
 	v.refuses(func() { v.sshsig(socket) }, "not-userauth")
 	v.refuses(func() {

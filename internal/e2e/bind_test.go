@@ -15,7 +15,7 @@ func TestAcceptBind(t *testing.T) {
 	t.Parallel()
 	v := newVictim(t)
 	needHostBound(t)
-	v.refuses(func() { v.ssh(v.Dirs.AgentSocket(), v.first.Server) }, "no-witness")
+	v.refuses(func() { v.ssh(v.Dirs.AgentSocket(), v.first) }, "no-witness")
 
 	v.Configure(`accept = "bind"`)
 	host, port, err := net.SplitHostPort(v.first.Addr())
@@ -38,11 +38,11 @@ func TestAcceptBind(t *testing.T) {
 	}, "no-witness")
 	v.refuses(func() { v.ssh(v.Dirs.AgentSocket(), v.Impostor([]string{"127.0.0.1:0"}, v.authorized)) }, "not-pinned")
 	v.Must("vast-ssh", "pins", "rm", "--yes", idOf(v.second))
-	v.refuses(func() { v.ssh(v.Dirs.AgentSocket(), v.second.Server) }, "not-pinned")
+	v.refuses(func() { v.ssh(v.Dirs.AgentSocket(), v.second) }, "not-pinned")
 
 	// Forwarding is another matter.
 	forwarded := v.session(v.first, "SSH_AUTH_SOCK", "-o", "ForwardAgent=yes")
-	v.refuses(func() { v.ssh(forwarded, v.first.Server) }, "forwarded", "poisoned")
+	v.refuses(func() { v.ssh(forwarded, v.first) }, "forwarded", "poisoned")
 	v.Configure("")
 	v.refuses(func() {
 		if r := v.Run(argv[0], argv[1:]...); r.Code != 255 || !strings.Contains(r.Stderr, "Permission denied") {

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 // TestScripts runs every script below testdata. Each has a World of its own; docs of the extra commands are below.
 func TestScripts(t *testing.T) {
 	testenv.NeedProgram(t, "sshd")
-	for _, program := range []string{"ssh", "dbus-run-session", "gnome-keyring-daemon"} {
+	for _, program := range []string{"ssh", "dbus-run-session", "gdbus", "gnome-keyring-daemon"} {
 		testenv.NeedProgram(t, program)
 	}
 	files, err := filepath.Glob("testdata/*.txtar")
@@ -102,7 +102,7 @@ func (s *script) export(ts *testscript.TestScript, name string, in *Instance) {
 }
 
 // instance NAME [LABEL [TYPE...]] makes an instance with host keys of the types, and sets $NAME, $NAME_addr and $NAME_keyN. The
-// label "-" is none. A TYPE of "direct-only" leaves the gateway away.
+// label "-" is none. A TYPE of "direct-only" leaves the gateway away, and "home" gives it a home directory, $NAME_home.
 func (s *script) instance(ts *testscript.TestScript, neg bool, args []string) {
 	need(ts, neg, args, 1, "instance NAME [LABEL [TYPE...]]")
 	label, cfg := "", sshd.Config{}
@@ -112,6 +112,13 @@ func (s *script) instance(ts *testscript.TestScript, neg bool, args []string) {
 	for _, typ := range args[min(2, len(args)):] {
 		if typ == "direct-only" {
 			cfg.Listen = []string{"127.0.0.1:0"}
+			continue
+		}
+		if typ == "home" {
+			home := filepath.Join(s.w.Home, args[0]+".home")
+			ts.Check(os.Mkdir(home, 0o700))
+			cfg.Extra = append(cfg.Extra, "SetEnv HOME="+home)
+			ts.Setenv(args[0]+"_home", home)
 			continue
 		}
 		cfg.HostKeys = append(cfg.HostKeys, typ)

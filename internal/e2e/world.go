@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"vast-ssh/config"
 	// The programs are built by a command into which go test does not see. With what they are made of linked in, no
 	// result of before a change is taken from its cache.
@@ -36,6 +38,10 @@ func Programs(t testing.TB) string {
 	t.Helper()
 	programs.once.Do(func() {
 		if programs.dir, programs.err = os.MkdirTemp("", "vs"); programs.err != nil {
+			return
+		}
+		if out, err := exec.Command("go", "generate", "vast-ssh/internal/wipe/deploy").CombinedOutput(); err != nil {
+			programs.err = fmt.Errorf("build the helper: %w\n%s", err, out)
 			return
 		}
 		cmd := exec.Command("go", "build", "-trimpath", "-o", programs.dir+string(filepath.Separator), "vast-ssh/cmd/...")
@@ -69,7 +75,21 @@ type World struct {
 type Instance struct {
 	ID    uint64
 	Label string
-	*sshd.Server
+	Machine
+}
+
+// Machine is what stands behind the addresses of an instance: an sshd.Server, or an overlay.Instance.
+type Machine interface {
+	Addr() string
+	Addrs() []string
+	HostKeys() []ssh.PublicKey
+	User() string
+	Log() string
+	AddAuthorizedKey(line string)
+	RemoveAuthorizedKey(line string)
+	SetAuthorizedKeys(lines ...string)
+	Stop()
+	Restart(listen ...string)
 }
 
 // New makes a world with an empty HOME. Its path is short, since sockets live in it.
@@ -152,12 +172,20 @@ func (w *World) Env() []string {
 func (w *World) AddInstance(label string, cfg sshd.Config) *Instance {
 	w.T.Helper()
 	if len(cfg.Listen) == 0 {
-		cfg.Listen = []string{"127.0.0.1:0", "127.0.0.2:0"}
+		cfg.Listen = twoRoutes()
 	}
 	server := sshd.Start(w.T, cfg)
 	addrs := append(server.Addrs(), "")
-	in := &Instance{Label: label, Server: server}
-	in.ID = w.Account.Add(sim.Instance{Label: label, Direct: addrs[0], Gateway: addrs[1]})
+	id := w.Account.Add(sim.Instance{Label: label, Direct: addrs[0], Gateway: addrs[1]})
+	return w.enter(&Instance{ID: id, Label: label, Machine: server})
+}
+
+// twoRoutes are the addresses of a direct route and of a gateway.
+func twoRoutes() []string { return []string{"127.0.0.1:0", "127.0.0.2:0"} }
+
+// enter makes the world know an instance that is in the account.
+func (w *World) enter(in *Instance) *Instance {
+	w.T.Helper()
 	w.mu.Lock()
 	w.instances[in.ID] = in
 	w.mu.Unlock()
