@@ -78,6 +78,8 @@ stage=$bin/.vast-ssh.$$
 trap 'rm -rf "$stage"' EXIT
 trap 'exit 1' HUP INT TERM
 run mkdir -p "$stage"
+# The programs that vast-ssh brings to a machine that it wipes; they are built into it.
+run go generate vast-ssh/internal/wipe/deploy
 for program in vast-ssh vast-agent; do
     run env CGO_ENABLED=0 go build -trimpath -o "$stage/$program" "./cmd/$program"
 done

@@ -17,10 +17,13 @@ missing() {
     command -v npm >/dev/null || echo npm
     command -v gnome-keyring-daemon >/dev/null || echo gnome-keyring
     command -v dbus-run-session >/dev/null || echo dbus-daemon
+    command -v gdbus >/dev/null || echo libglib2.0-bin
     command -v gdb >/dev/null || echo gdb
+    command -v busybox >/dev/null || echo busybox
     command -v git >/dev/null || echo git
     command -v ps >/dev/null || echo procps
     command -v unshare >/dev/null || echo util-linux
+    { command -v chattr && [ -x /usr/sbin/mkfs.ext4 ]; } >/dev/null || echo e2fsprogs
 }
 
 step() { printf '== %s\n' "$*"; }
@@ -60,6 +63,9 @@ export VAST_SSH_TEST_NODE_MODULES="$clients/node_modules"
 step "go version"
 go version
 
+step "go generate"
+go generate vast-ssh/internal/wipe/deploy
+
 step "gofmt"
 unformatted=$(gofmt -l agent bench cmd config internal known)
 if [ -n "$unformatted" ]; then
@@ -82,4 +88,5 @@ for os in linux darwin; do
 done
 
 step "tests"
-go test -race -timeout 12m ./...
+# Many tests wait for others' timeouts: more packages at a time than there are cores.
+go test -race -timeout 12m -p "$(($(getconf _NPROCESSORS_ONLN) + 2))" ./...
