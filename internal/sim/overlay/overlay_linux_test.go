@@ -196,7 +196,8 @@ func TestAFirstProcessThatWaits(t *testing.T) {
 	t.Parallel()
 	i := Start(t, Config{Foreground: "sleep 100000\n:"})
 	i.Restart()
-	i.Sh("until pid=$(pgrep -P 1 -x sleep); do :; done; kill $pid")
+	// The end of process 1 ends all others, and so not by Sh, which waits for its own.
+	i.Spawn("until pid=$(pgrep -P 1 -x sleep); do :; done; echo ready; kill $pid")
 	select {
 	case <-i.init.Done:
 	case <-time.After(killTimeout):

@@ -108,6 +108,7 @@ func (m *machine) run(client *ssh.Client, req protocol.Request) (deploy.Kind, *p
 	m.t.Helper()
 	ctx, cancel := context.WithTimeout(m.t.Context(), 3*time.Minute)
 	defer cancel()
+	defer context.AfterFunc(ctx, func() { client.Close() })()
 	facts, err := deploy.Probe(ctx, client, m.label(), nil)
 	if err != nil {
 		m.t.Fatal(err)

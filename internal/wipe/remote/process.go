@@ -3,15 +3,12 @@
 package remote
 
 import (
-	"bufio"
 	"bytes"
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -133,7 +130,7 @@ func rolesNow() (roles, error) {
 		return roles{}, err
 	}
 	var ways []int
-	far := farEnd(os.Getenv("SSH_CONNECTION"))
+	far := farEnd()
 	for _, p := range all {
 		if !line[p.pid] && (isTunnel(p) || far != "" && holds(p.pid, far)) {
 			ways = append(ways, p.pid)
@@ -188,44 +185,6 @@ func isTunnel(p process) bool {
 	}
 	args := strings.Split(string(cmdline), "\x00")
 	return filepath.Base(args[0]) == "ssh" && slices.ContainsFunc(args[1:], func(a string) bool { return strings.HasPrefix(a, "-R") })
-}
-
-// farEnd returns what a descriptor of the process at the other end of our connection is called in /proc, if that end is in
-// this container, or nothing. connection is "client port server port", see ssh(1).
-func farEnd(connection string) string {
-	fields := strings.Fields(connection)
-	if len(fields) != 4 {
-		return ""
-	}
-	client, err1 := netip.ParseAddr(fields[0])
-	port, err2 := strconv.ParseUint(fields[1], 10, 16)
-	if err1 != nil || err2 != nil || !client.IsLoopback() {
-		return ""
-	}
-	want := procAddr(client, uint16(port))
-	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-		data, err := os.ReadFile(table)
-		if err != nil {
-			continue
-		}
-		for s := bufio.NewScanner(bytes.NewReader(data)); s.Scan(); {
-			// slot local remote state queues timer retransmits uid timeout inode …
-			row := strings.Fields(s.Text())
-			if len(row) > 9 && strings.HasSuffix(row[1], want) {
-				return "socket:[" + row[9] + "]"
-			}
-		}
-	}
-	return ""
-}
-
-// procAddr writes an address as /proc/net/tcp does; of an IPv6 table it is the end. See proc_pid_net(5).
-func procAddr(a netip.Addr, port uint16) string {
-	bytes := a.AsSlice()
-	for i := 0; i < len(bytes); i += 4 {
-		slices.Reverse(bytes[i : i+4])
-	}
-	return fmt.Sprintf("%s:%04X", strings.ToUpper(hex.EncodeToString(bytes)), port)
 }
 
 // descriptors calls fn for every open descriptor of a process, with its path in /proc and what it leads to. It reports whether

@@ -8,7 +8,6 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -503,17 +502,6 @@ func TestItemsAreBounded(t *testing.T) {
 	}
 	if last := n.items[len(n.items)-1]; last.Code != protocol.Failed || len(last.Path) > protocol.MaxPath+10 {
 		t.Errorf("what remains has no room: %.100v", last)
-	}
-}
-
-func TestProcAddr(t *testing.T) {
-	for addr, want := range map[string]string{
-		"127.0.0.1": "0100007F:1F90",
-		"::1":       "00000000000000000000000001000000:1F90",
-	} {
-		if got := procAddr(netip.MustParseAddr(addr), 8080); got != want {
-			t.Errorf("%s is %s, want %s", addr, got, want)
-		}
 	}
 }
 

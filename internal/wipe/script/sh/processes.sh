@@ -90,25 +90,34 @@ look_at_process() {
     case ${first##*/}:$arguments in ssh:*"$newline-R"*) tunnels="$tunnels $pid" ;; esac
 }
 
+# table_addr ADDRESS PORT: prints an address as /proc/net/tcp does; of an IPv6 table it is the end.
+table_addr() {
+    case $1 in
+        *.*.*.*)
+            low=${1##*.} high=${1#*.}
+            middle=${high#*.}
+            printf '%02X%02X%02X%02X:%04X' "$low" "${middle%%.*}" "${high%%.*}" "${1%%.*}" "$2" 2>/dev/null
+            ;;
+        ::1) printf '01000000:%04X' "$2" 2>/dev/null ;;
+    esac
+}
+
 # far_end prints the processes that hold the other end of our connection, if that is in this container. See ssh(1) for
-# SSH_CONNECTION and proc_pid_net(5) for the tables.
+# SSH_CONNECTION and proc_pid_net(5) for the tables. One address alone may be that of several connections, with other ends. The
+# kernel hands a table out in pieces, and does not promise that what is closed between two of them hides no other row.
 far_end() {
     # shellcheck disable=SC2086 # client port server port
     set -- ${SSH_CONNECTION:-}
     [ $# = 4 ] || return 0
-    case $1 in
-        127.*.*.*)
-            low=${1##*.} high=${1#127.}
-            middle=${high#*.}
-            end=$(printf '%02X%02X%02X7F:%04X' "$low" "${middle%%.*}" "${high%%.*}" "$2" 2>/dev/null)
-            ;;
-        ::1) end=$(printf '01000000:%04X' "$2" 2>/dev/null) ;;
-        *) return 0 ;;
-    esac
-    socket=$(cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | while read -r _ here _ _ _ _ _ _ _ inode _; do
-        case $here in *"$end") echo "$inode" && break ;; esac
-    done)
-    case $socket in '' | 0) return 0 ;; esac
+    case $1 in 127.*.*.* | ::1) ;; *) return 0 ;; esac
+    ends="$(table_addr "$1" "$2") [0-9A-F]*$(table_addr "$3" "$4") "
+    for _ in 1 2 3 4 5; do
+        socket=$(grep -h "$ends" /proc/net/tcp /proc/net/tcp6 2>/dev/null | while read -r _ _ _ _ _ _ _ _ _ inode _; do
+            [ "$inode" = 0 ] || { echo "$inode"; break; }
+        done)
+        [ -z "$socket" ] || break
+    done
+    [ -n "$socket" ] || return 0
     set +f
     for fd in /proc/[0-9]*/fd/*; do
         [ "$(readlink "$fd" 2>/dev/null)" != "socket:[$socket]" ] || echo "$fd" | cut -d/ -f3
