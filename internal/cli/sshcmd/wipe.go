@@ -175,19 +175,19 @@ func lookUpAll(ctx context.Context, api *vast.Client, names []string) ([]vast.In
 // stillEvery is how often somebody who waits for a plan hears that it goes on.
 const stillEvery = 15 * time.Second
 
-// stillLooking says so until it is stopped.
-func stillLooking(env *Env) (stop func()) {
+// stillLooking says so again and again, until it is stopped.
+func stillLooking(w io.Writer, every time.Duration) (stop func()) {
 	end, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
-		tick := time.NewTicker(stillEvery)
+		tick := time.NewTicker(every)
 		defer tick.Stop()
 		for {
 			select {
 			case <-end:
 				return
 			case <-tick.C:
-				fmt.Fprintln(env.Stderr, "still counting files")
+				fmt.Fprintln(w, "still counting files")
 			}
 		}
 	}()
@@ -207,7 +207,7 @@ func prepareAll(ctx context.Context, env *Env, api *vast.Client, o wipe.Options,
 	for _, in := range instances {
 		fmt.Fprintf(env.Stderr, "looking at instance %s\n", named(in.ID, in.Label))
 	}
-	defer stillLooking(env)()
+	defer stillLooking(env.Stderr, stillEvery)()
 	wipes, errs := make([]*wipe.Wipe, len(instances)), make([]error, len(instances))
 	places := make(chan struct{}, planners)
 	var all sync.WaitGroup

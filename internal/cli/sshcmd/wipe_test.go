@@ -1,13 +1,18 @@
 package sshcmd
 
 import (
+	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"syscall"
 	"testing"
+	"time"
 
+	"vast-ssh/internal/cli/voice"
 	"vast-ssh/internal/proxy"
 	"vast-ssh/internal/resolve"
 	"vast-ssh/internal/wipe"
@@ -49,5 +54,42 @@ func TestAMachineThatCloses(t *testing.T) {
 		if got := closedBefore(tt.err); got != tt.want {
 			t.Errorf("%v: %v", tt.err, got)
 		}
+	}
+}
+
+func TestSomebodyWhoWaitsHearsThatItGoesOn(t *testing.T) {
+	r, w := io.Pipe()
+	stop := stillLooking(w, time.Millisecond)
+	lines := bufio.NewScanner(r)
+	for range 2 {
+		if !lines.Scan() || lines.Text() != "still counting files" {
+			t.Fatalf("%q, %v", lines.Text(), lines.Err())
+		}
+	}
+	go io.Copy(io.Discard, r)
+	stop()
+	w.Close()
+}
+
+// TestInstancesThatWereNotBegunAreNamed stops before the first.
+func TestInstancesThatWereNotBegunAreNamed(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	order := wipeOrder{options: wipe.Options{Scope: wipe.Workspace, Destroy: wipe.IfClean}, out: io.Discard}
+	err = runAll(ctx, &Env{Stderr: w}, nil, order, []*wipe.Wipe{
+		{Plan: wipe.Plan{Instance: 5, Label: "train"}}, {Plan: wipe.Plan{Instance: 7}},
+	})
+	w.Close()
+	said, _ := io.ReadAll(r)
+	if want := "instance 5 (train) was not begun\ninstance 7 was not begun\n"; string(said) != want {
+		t.Errorf("said %q, want %q", said, want)
+	}
+	var hinted interface{ Hint() string }
+	if exitCode(err) != voice.Incomplete || !errors.As(err, &hinted) || hinted.Hint() != order.again(5, 7) {
+		t.Errorf("%v, exit %d, hint %v", err, exitCode(err), hinted)
 	}
 }

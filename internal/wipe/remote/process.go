@@ -399,13 +399,21 @@ func killAll(ctx context.Context, pids []int) map[int]bool {
 		}
 		unix.Close(fd)
 	}
-	deadline := time.Now().Add(endTimeout)
-	for pid, fd := range fds {
-		if fd < 0 && awaitProc(ctx, pid, deadline) || fd >= 0 && awaitFD(ctx, fd, deadline) {
-			gone[pid] = true
-		}
+	for _, pid := range awaitAll(ctx, fds, time.Now().Add(endTimeout)) {
+		gone[pid] = true
 	}
 	return gone
+}
+
+// awaitAll waits for processes, of which fds has a pidfd or -1, and returns those that have ended by the deadline. It is the same
+// for all: what hangs in the kernel would else hold up the rest each for itself.
+func awaitAll(ctx context.Context, fds map[int]int, deadline time.Time) (ended []int) {
+	for pid, fd := range fds {
+		if fd < 0 && awaitProc(ctx, pid, deadline) || fd >= 0 && awaitFD(ctx, fd, deadline) {
+			ended = append(ended, pid)
+		}
+	}
+	return ended
 }
 
 // awaitFD waits for the end of the process of a pidfd, see pidfd_open(2).

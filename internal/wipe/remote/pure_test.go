@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -582,6 +583,36 @@ func TestRolesOfProcesses(t *testing.T) {
 	}
 	if !slices.Equal(r.doomed, []int{6, 12, 13, 17}) {
 		t.Errorf("doomed: %v", r.doomed)
+	}
+}
+
+// TestOneDeadlineForAll waits for processes that go on, as those that hang in the kernel do.
+func TestOneDeadlineForAll(t *testing.T) {
+	const processes, wait = 40, 100 * time.Millisecond
+	fds := make(map[int]int)
+	for n := range processes {
+		cmd := exec.Command("sleep", "100000")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer cmd.Wait()
+		defer cmd.Process.Kill()
+		fds[cmd.Process.Pid] = -1
+		if n%2 == 0 {
+			fd, err := unix.PidfdOpen(cmd.Process.Pid, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(fd)
+			fds[cmd.Process.Pid] = fd
+		}
+	}
+	began := time.Now()
+	if ended := awaitAll(t.Context(), fds, began.Add(wait)); len(ended) > 0 {
+		t.Errorf("%v have ended", ended)
+	}
+	if took := time.Since(began); took < wait || took > processes/2*wait {
+		t.Errorf("it took %v for %d processes, with a deadline after %v", took, processes, wait)
 	}
 }
 
