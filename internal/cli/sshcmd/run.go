@@ -44,8 +44,8 @@ func runCommand(env *Env) *cli.Command {
 		ArgsUsage:   "<instance> -- <command> [arguments]",
 		Description: runHelp,
 		Flags: []cli.Flag{
-			&cli.GenericFlag{Name: "put", Value: new(repeated), Usage: "`SRC:DST` uploads the local SRC into DST before the command; may be repeated"},
-			&cli.GenericFlag{Name: "get", Value: new(repeated), Usage: "`SRC:DST` downloads the remote SRC into the local DST after it; may be repeated"},
+			&cli.GenericFlag{Name: "put", Value: new(repeated), Usage: "upload `SRC:DST`, from here to there, before the command starts; may be repeated"},
+			&cli.GenericFlag{Name: "get", Value: new(repeated), Usage: "download `SRC:DST`, from there to here, when it has ended; may be repeated"},
 			&cli.BoolFlag{Name: "wipe", Usage: "wipe the instance when the command succeeded and the results are verified"},
 			&cli.BoolFlag{Name: "wipe-always", Usage: "wipe also when the command failed; the results must be verified all the same"},
 			&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask before wiping"},
