@@ -60,8 +60,13 @@ if [ "$uninstall" = yes ]; then
     if [ -x "$bin/vast-agent" ]; then
         # A service that was not installed is fine, and so is an agent that is not running or will not stop: it goes with the
         # session.
-        run "$bin/vast-agent" install --uninstall >/dev/null 2>&1 || true
-        run "$bin/vast-agent" stop 2>/dev/null || true
+        if [ "$dry" = yes ]; then
+            run "$bin/vast-agent" install --uninstall
+            run "$bin/vast-agent" stop
+        else
+            "$bin/vast-agent" install --uninstall >/dev/null 2>&1 || true
+            "$bin/vast-agent" stop 2>/dev/null || true
+        fi
     fi
     run rm -f "$bin/vast-ssh" "$bin/vast-agent"
     [ "$dry" = yes ] || cat <<EOF

@@ -94,6 +94,15 @@ func TestInstall(t *testing.T) {
 		}
 	}
 
+	out, _, code = runScript(t, home, nil, "--uninstall", "--dry-run")
+	for _, line := range []string{"'install' '--uninstall'", "'stop'", "'rm' '-f'"} {
+		if code != 0 || !strings.Contains(out, line) {
+			t.Errorf("uninstall as a dry run: exit %d, without %s\n%s", code, line, out)
+		}
+	}
+	if got := tree(t, home); !slices.Equal(got, want) {
+		t.Errorf("a dry run of uninstall left %v", got)
+	}
 	if out, complaint, code = runScript(t, home, nil, "--uninstall"); code != 0 {
 		t.Fatalf("uninstall: exit %d\n%s%s", code, out, complaint)
 	}

@@ -262,7 +262,9 @@ func TestWipeAsks(t *testing.T) {
 		t.Errorf("what is to be confirmed is not shown:\n%s%s", screen, out)
 	}
 	r.untouched("a wrong answer with --json")
-	screen, out = r.shown([]string{"box"}, "vast-ssh", "wipe", "box")
+	// A key that is locked is unlocked first, as for a login.
+	r.Must("vast-agent", "lock")
+	screen, out = r.shown([]string{"", "box"}, "vast-ssh", "wipe", "box")
 	if !strings.Contains(out, "instance: gone") || r.left() != 0 || r.lives() {
 		t.Errorf("the right answer:\n%s%s", screen, out)
 	}
@@ -325,6 +327,25 @@ func TestWipeWithAnAPIThatFails(t *testing.T) {
 	again := r.Run("vast-ssh", "wipe", "box", "--yes")
 	if again.Code != 0 || !strings.Contains(again.Stdout, "instance: gone") || r.lives() {
 		t.Errorf("again: exit %d\n%s%s", again.Code, again.Stdout, again.Stderr)
+	}
+}
+
+// TestWipeAlwaysWithAnAPIThatFails leaves a machine that is not clean and has no login. The hint that it gives destroys it.
+func TestWipeAlwaysWithAnAPIThatFails(t *testing.T) {
+	t.Parallel()
+	r := newRented(t, sim.Options{}, overlay.Config{})
+	r.machine.Sh("mkdir /workspace/d; echo fixed >/workspace/d/fixed; chattr +i /workspace/d/fixed")
+	defer r.machine.Sh("chattr -i /workspace/d/fixed")
+	r.Account.Fault(sim.Fault{Endpoint: sim.DestroyEndpoint, Status: 429, Body: "API requests too frequent", Times: 3})
+	got := r.Run("vast-ssh", "wipe", "box", "--yes", "--destroy", "always")
+	hint := hintLine.FindStringSubmatch(got.Stderr)
+	if got.Code != 6 || hint == nil || !strings.HasPrefix(hint[1], "in a moment, run again: vast-ssh ") || !r.lives() {
+		t.Fatalf("exit %d\n%s%s", got.Code, got.Stdout, got.Stderr)
+	}
+	command, _, _ := strings.Cut(strings.TrimPrefix(hint[1], "in a moment, run again: "), "   (")
+	again := r.Run("sh", "-c", command)
+	if again.Code != 6 || !strings.Contains(again.Stderr, "is destroyed, and was not clean") || r.lives() {
+		t.Errorf("%s: exit %d\n%s%s", command, again.Code, again.Stdout, again.Stderr)
 	}
 }
 

@@ -392,7 +392,7 @@ func (c *Conn) broken(err error) error {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		err = fmt.Errorf("it was not finished in %v", c.cfg.HandshakeTimeout)
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		err = errors.New("the server closed the connection")
+		err = &closedError{"the server closed the connection", err}
 	}
 	return c.fail(&HandshakeError{c.cfg.Instance, c.endpoint, err})
 }

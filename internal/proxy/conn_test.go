@@ -651,6 +651,9 @@ func TestServerGoesAway(t *testing.T) {
 					e := wantAs[*HandshakeError](t, err)
 					wantText(t, err, "direct "+s.addr(), "the server closed the connection")
 					wantIs(t, err, e.Err)
+					if !reset { // a wipe tells by it what has become of a machine
+						wantIs(t, err, io.EOF)
+					}
 					wantText(t, errors.New(e.Hint()), "vast-ssh show 1234567")
 					if len(got) > h.reply || !bytes.HasPrefix(h.FromServer, got) {
 						t.Errorf("the client got %d bytes, and the reply begins at %d", len(got), h.reply)

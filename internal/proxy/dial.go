@@ -131,6 +131,16 @@ func connect(ctx context.Context, dial dialer, e resolve.Endpoint) (*link, error
 	return l, nil
 }
 
+// closedError says in words that a server has closed the connection. It wraps what was read.
+type closedError struct {
+	text string
+	err  error
+}
+
+func (e *closedError) Error() string { return e.text }
+
+func (e *closedError) Unwrap() error { return e.err }
+
 func (l *link) identify() error {
 	buf := make([]byte, 4096)
 	for {
@@ -147,7 +157,7 @@ func (l *link) identify() error {
 			continue
 		}
 		if errors.Is(err, io.EOF) {
-			return errors.New("the connection closed before an SSH server identified itself")
+			return &closedError{"the connection closed before an SSH server identified itself", err}
 		}
 		if err != nil {
 			return err

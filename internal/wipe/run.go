@@ -352,7 +352,9 @@ func (w *Wipe) progress(p *protocol.Progress) {
 func (w *Wipe) finish(ctx context.Context, client *ssh.Client, s *deploy.Session) (*protocol.Result, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
 	defer cancel()
-	w.cfg.notify("removing what logging in needs")
+	if w.set.removesLogin() {
+		w.cfg.notify("removing what logging in needs")
+	}
 	last, err := s.Finish(ctx)
 	if err != nil {
 		return nil, err

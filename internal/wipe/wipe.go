@@ -58,6 +58,9 @@ type OptionError struct{ Option, Value, Reason string }
 
 func (e *OptionError) Error() string { return fmt.Sprintf("%s %q %s", e.Option, e.Value, e.Reason) }
 
+// Hint returns the command that shows the options.
+func (e *OptionError) Hint() string { return "vast-ssh wipe --help" }
+
 // Check reports what is wrong with the options as an *OptionError.
 func (o Options) Check() error {
 	switch o.Scope {
@@ -77,11 +80,13 @@ func (o Options) Check() error {
 		for _, name := range list {
 			switch {
 			case !path.IsAbs(name), path.Clean(name) != name:
-				return &OptionError{option, name, "is not an absolute path on the machine without .. and a slash at the end"}
+				return &OptionError{option, name, "is not an absolute path on the machine in its shortest form, with no .. in it and no slash at the end"}
 			case strings.ContainsAny(name, "\x00\n\r"):
 				return &OptionError{option, name, "holds a line break"}
 			case !utf8.ValidString(name): // JSON would name something else
 				return &OptionError{option, name, "is not UTF-8, in which paths are named to the machine: name the directory around it"}
+			case name == "/" && option == "--keep":
+				return &OptionError{option, name, "is everything: nothing would be wiped"}
 			case name == "/":
 				return &OptionError{option, name, "is everything: use --scope all"}
 			}

@@ -385,7 +385,10 @@ func TestScopes(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, overlay.Config{})
 			w.plant("mkdir -p /root/.aws; echo $C >/root/.aws/credentials; echo $C >/root/.bash_history; echo $C >/workspace/x; echo $C >/srv/mine")
-			r, err := w.prepare(wipe.Options{Scope: scope, Destroy: wipe.Never}).Run(t.Context())
+			p := w.prepare(wipe.Options{Scope: scope, Destroy: wipe.Never})
+			said := false
+			p.Notify(func(ev wipe.Event) { said = said || strings.Contains(ev.Step, "removing what logging in needs") })
+			r, err := p.Run(t.Context())
 			if err != nil || r.Data != wipe.Clean {
 				t.Fatalf("%v: %+v", err, r)
 			}
@@ -398,6 +401,9 @@ func TestScopes(t *testing.T) {
 			}
 			if stays := scope == wipe.Secrets; (err == nil) != stays || r.LoginRemoved == stays {
 				t.Errorf("login afterwards: %v, the report says removed: %v", err, r.LoginRemoved)
+			}
+			if said != r.LoginRemoved {
+				t.Errorf("said that the login is removed: %v, and it was: %v", said, r.LoginRemoved)
 			}
 		})
 	}

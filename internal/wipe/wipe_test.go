@@ -2,6 +2,7 @@ package wipe_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"vast-ssh/internal/wipe"
@@ -12,8 +13,12 @@ func TestPathsThatCannotBeNamed(t *testing.T) {
 		for option, o := range map[string]wipe.Options{"--path": {Paths: []string{name}}, "--keep": {Keep: []string{"/b", name}}} {
 			o.Scope, o.Destroy = wipe.Workspace, wipe.Never
 			var wrong *wipe.OptionError
-			if err := o.Check(); !errors.As(err, &wrong) || wrong.Option != option || wrong.Value != name {
+			if err := o.Check(); !errors.As(err, &wrong) || wrong.Option != option || wrong.Value != name || wrong.Hint() == "" {
 				t.Errorf("%s %q: %v", option, name, err)
+			}
+			// More than is to be kept is no advice to somebody who wants to keep everything.
+			if name == "/" && strings.Contains(wrong.Error(), "--scope all") != (option == "--path") {
+				t.Errorf("%v", wrong)
 			}
 		}
 	}

@@ -85,7 +85,7 @@ func runDemo(ctx context.Context, env *Env) (err error) {
 			return fmt.Errorf("the demo did not go as it should: %w", err)
 		}
 	}
-	d.print("Done. With a real account: export VAST_API_KEY=…, vast-ssh key init, vast-ssh ls")
+	d.print("Done. With a real account: export VAST_API_KEY=…, vast-ssh key init, vast-ssh key upload, vast-ssh ls")
 	return nil
 }
 

@@ -22,7 +22,7 @@ import (
 func keyCommand(env *Env) *cli.Command {
 	return &cli.Command{
 		Name:  "key",
-		Usage: "make, show or import the one key for your instances, and let it into them",
+		Usage: "make, show, import or replace the one key for your instances, and let it into them",
 		Subcommands: []*cli.Command{
 			{
 				Name:  "init",

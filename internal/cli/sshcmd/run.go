@@ -32,8 +32,10 @@ program ends: --attach follows it again, from the beginning of its output. It ta
 
 With --wipe nothing is wiped while something that a --get was to bring is not here: a link that leads out of the results,
 or a special file. Nor is it when a --get has brought no file at all. Links that lead to other results are made here, too.
+Before it wipes, it asks: say --yes where nobody will be there to answer. What is wiped, and how: vast-ssh wipe --help
 
-The exit status is the command's. It is 6 if the results are not all here and verified, or the end is not known.`
+The exit status is the command's. It is 6 if the results are not all here and verified, if the end is not known, or if the
+wipe has left something. What fails before the command is started, or found, has the exit codes of vast-ssh --help.`
 
 func runCommand(env *Env) *cli.Command {
 	return &cli.Command{
@@ -42,8 +44,8 @@ func runCommand(env *Env) *cli.Command {
 		ArgsUsage:   "<instance> -- <command> [arguments]",
 		Description: runHelp,
 		Flags: []cli.Flag{
-			&cli.GenericFlag{Name: "put", Value: new(repeated), Usage: "upload `SRC:DST` before; may be repeated"},
-			&cli.GenericFlag{Name: "get", Value: new(repeated), Usage: "download `SRC:DST` after; may be repeated"},
+			&cli.GenericFlag{Name: "put", Value: new(repeated), Usage: "upload `SRC:DST`, from here to there, before the command starts; may be repeated"},
+			&cli.GenericFlag{Name: "get", Value: new(repeated), Usage: "download `SRC:DST`, from there to here, when it has ended; may be repeated"},
 			&cli.BoolFlag{Name: "wipe", Usage: "wipe the instance when the command succeeded and the results are verified"},
 			&cli.BoolFlag{Name: "wipe-always", Usage: "wipe also when the command failed; the results must be verified all the same"},
 			&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask before wiping"},
@@ -198,6 +200,10 @@ func (x *running) steps(ctx context.Context) error {
 	case errors.As(err, &lost): // its results are worth having all the same
 	case is[*job.NoRunError](err):
 		return err
+	case err != nil && ctx.Err() == nil && x.rep.Instance == 0 && final(err): // nobody knows anything of such a run
+		return err
+	case err != nil && ctx.Err() == nil:
+		return x.unfinished(ctx, err, "the command may still be running on the instance")
 	case err != nil:
 		return x.unfinished(ctx, err, "the command keeps running on the instance")
 	default:
@@ -311,8 +317,12 @@ func (x *running) unfinished(ctx context.Context, err error, state string) error
 	if ctx.Err() != nil {
 		err = errors.New("interrupted")
 	}
-	force := is[*job.ConflictError](err)
-	return voice.Hinted(&incompleteError{fmt.Errorf("%w; %s", err, state)}, x.again(force))
+	hint := x.again(is[*job.ConflictError](err))
+	var h voice.Hinter
+	if errors.As(err, &h) && h.Hint() != "" {
+		hint = h.Hint() + "; then: " + hint
+	}
+	return voice.Hinted(&incompleteError{fmt.Errorf("%w; %s", err, state)}, hint)
 }
 
 // again is the command that takes a run up, with more to download.

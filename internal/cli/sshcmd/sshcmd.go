@@ -82,7 +82,8 @@ PLAIN SSH AND EDITORS:
 
 EXIT CODES:
    0 done, 1 failed, 2 usage, 3 no valid API key, 4 no such instance, 5 host key
-   refused, 6 not completed, 7 unreachable; logging in exits as ssh does
+   refused, 6 not completed, 7 unreachable; logging in exits as ssh does, and
+   run as the command does
 
 ENVIRONMENT:
    VAST_API_KEY, VASTAI_API_KEY  the API key

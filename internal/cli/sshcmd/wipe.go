@@ -23,20 +23,33 @@ import (
 	"vast-ssh/internal/wipe/destroy"
 )
 
+const wipeHelp = `Shows what it would do, asks, does it, destroys the instance and makes sure that it is gone. The instance has to run, and
+to have been logged in to before, so that its host key is pinned. Running it again finishes what was left.
+
+The scopes:
+  secrets    the places where known tools keep credentials
+  workspace  that; histories, caches and traces of known tools; /workspace; and all else that was created or changed
+  all        that; and what the package manager has installed since the instance was created
+
+A PATH is absolute, and a directory means all that is in it.
+
+It exits with 6 if something is left: files, or an instance that is not confirmed gone.`
+
 func wipeCommand(env *Env) *cli.Command {
 	return &cli.Command{
-		Name:      "wipe",
-		Usage:     "overwrite and remove what you left on an instance, then destroy it",
-		ArgsUsage: "<instance>...",
+		Name:        "wipe",
+		Usage:       "overwrite and remove what you left on an instance, then destroy it",
+		ArgsUsage:   "<instance>...",
+		Description: wipeHelp,
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "scope", Value: string(wipe.Workspace), Usage: "what to wipe: `secrets`, workspace or all"},
-			&cli.GenericFlag{Name: "path", Value: new(repeated), Usage: "wipe `PATH` on the instance, too"},
-			&cli.GenericFlag{Name: "keep", Value: new(repeated), Usage: "leave `PATH` on the instance alone"},
+			&cli.StringFlag{Name: "scope", Value: string(wipe.Workspace), Usage: "wipe `SCOPE`: secrets, workspace or all"},
+			&cli.GenericFlag{Name: "path", Value: new(repeated), Usage: "wipe `PATH` on the instance, too; may be repeated"},
+			&cli.GenericFlag{Name: "keep", Value: new(repeated), Usage: "leave `PATH` on the instance alone; may be repeated"},
 			&cli.BoolFlag{Name: "volumes", Usage: "wipe the instance's volumes, too, unless another instance uses one"},
 			&cli.BoolFlag{Name: "drop-jobs", Usage: "delete the instance's scheduled jobs at the provider"},
-			&cli.StringFlag{Name: "destroy", Value: string(wipe.IfClean), Usage: "destroy the instance: `if-clean`, always or never"},
+			&cli.StringFlag{Name: "destroy", Value: string(wipe.IfClean), Usage: "destroy the instance `WHEN`: if-clean, always or never"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "show what would be done, and do nothing"},
-			&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask"},
+			&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask: needed where there is no terminal"},
 			jsonFlag(),
 		},
 		Action: func(c *cli.Context) error {
@@ -121,6 +134,12 @@ func wipeInstances(ctx context.Context, env *Env, order wipeOrder, names []strin
 	instances, err := lookUpAll(ctx, api, names)
 	if err != nil {
 		return err
+	}
+	// Where the agent cannot be had, the login says so.
+	if env.agent(ctx) == nil {
+		if err := unlocked(ctx, env); err != nil {
+			return err
+		}
 	}
 	wipes, err := prepareAll(ctx, env, api, order.options, instances)
 	defer func() {
@@ -278,6 +297,9 @@ func runAll(ctx context.Context, env *Env, api *vast.Client, order wipeOrder, wi
 			again = append(again, w.Plan.Instance)
 			continue
 		}
+		if len(wipes) > 1 {
+			fmt.Fprintf(env.Stderr, "wiping instance %s\n", named(w.Plan.Instance, w.Plan.Label))
+		}
 		r, err := wipeOne(ctx, env, api, order, w)
 		if r != nil {
 			reports = append(reports, r)
@@ -345,7 +367,11 @@ func endWipe(ctx context.Context, env *Env, api *vast.Client, order wipeOrder, w
 	case ctx.Err() != nil:
 		return incomplete(retry, "instance %d is wiped and was not destroyed, since that was interrupted: it costs money", r.Instance)
 	default:
-		if err := destroyInstance(ctx, env, api, w, r); err != nil {
+		err := destroyInstance(ctx, env, api, w, r)
+		if is[*destroy.UnknownError](err) { // the same order again: without --destroy always one that is not clean is not taken up
+			return voice.Hinted(err, fmt.Sprintf("in a moment, run again: %s   (and see: vast-ssh show %d)", retry, r.Instance))
+		}
+		if err != nil {
 			return err
 		}
 	}

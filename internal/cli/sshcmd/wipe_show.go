@@ -179,8 +179,12 @@ func printReport(w io.Writer, r *wipe.Report) {
 		fmt.Fprintf(t, "  %s\t%s\t%s\n", g.Kind, term.SafeN(g.Name, 60), counted(g.Files, g.Bytes))
 	}
 	t.Flush()
-	fmt.Fprintf(w, "overwritten once with random data, read back and removed: %s; and %d names without data\n",
-		counted(r.Total.Files, r.Total.Bytes), r.Names)
+	names := "names"
+	if r.Names == 1 {
+		names = "name"
+	}
+	fmt.Fprintf(w, "overwritten once with random data, read back and removed: %s; and %d %s without data\n",
+		counted(r.Total.Files, r.Total.Bytes), r.Names, names)
 	if r.Deleted.Files > 0 {
 		fmt.Fprintf(w, "overwritten though already deleted: %s that processes kept open\n", counted(r.Deleted.Files, r.Deleted.Bytes))
 	}
