@@ -30,7 +30,9 @@ type Plan struct {
 	// Volumes are those that are mounted, and whether they would be wiped.
 	Volumes   []Volume           `json:"volumes,omitempty"`
 	Processes []protocol.Process `json:"processes,omitempty"`
-	Jobs      []Job              `json:"scheduled_jobs,omitempty"`
+	// IPC is the number of System V segments and of message queues, which are removed with the processes.
+	IPC  int64 `json:"ipc,omitempty"`
+	Jobs []Job `json:"scheduled_jobs,omitempty"`
 	// DropJobs says that the scheduled jobs would be deleted.
 	DropJobs bool     `json:"drop_jobs,omitempty"`
 	Secrets  []Secret `json:"secrets,omitempty"`
@@ -405,7 +407,7 @@ func unnamed(mounts []string, volumes map[uint64]bool, paths map[uint64]string) 
 
 // fill makes the far side's plan one for people.
 func (w *Wipe) fill(p *protocol.Plan) {
-	w.Plan.Total, w.Plan.Deleted, w.Plan.Processes = p.Total, p.Deleted, p.Processes
+	w.Plan.Total, w.Plan.Deleted, w.Plan.Processes, w.Plan.IPC = p.Total, p.Deleted, p.Processes, p.IPC
 	for i, t := range p.Groups {
 		if t.Files > 0 {
 			w.Plan.Groups = append(w.Plan.Groups, Count{w.set.groups[i], t})
@@ -474,9 +476,6 @@ func unreachable(p *protocol.Plan, volumes []Volume) []string {
 	}
 	if p.SwapBytes > 0 {
 		list = append(list, fmt.Sprintf("the machine's swap of %d MiB, into which anything in memory may have gone", p.SwapBytes>>20))
-	}
-	if p.IPC > 0 {
-		list = append(list, fmt.Sprintf("%d segments of System V shared memory and message queues, which end with the container", p.IPC))
 	}
 	for _, v := range volumes {
 		if !v.Wiped {

@@ -34,6 +34,7 @@ var codeText = map[protocol.Code]string{
 	protocol.Link:      "links that lead to where nothing may be removed",
 	protocol.Vanished:  "gone by themselves",
 	protocol.Unseen:    "processes whose open files nobody could see",
+	protocol.Memory:    "shared memory and message queues, which end with the container or are the machine's",
 }
 
 // printPlans shows what would be done: one table, and for each instance what is special about it.
@@ -70,6 +71,9 @@ func printPlanNotes(w io.Writer, p wipe.Plan, several bool) {
 		fmt.Fprintf(w, "\ninstance %s\n", named(p.Instance, p.Label))
 	}
 	printProcesses(w, "ends the processes", p.Processes)
+	if p.IPC > 0 {
+		fmt.Fprintf(w, "removes from memory: segments and message queues, %d\n", p.IPC)
+	}
 	for _, v := range p.Volumes {
 		what := "left alone (--volumes wipes it, if nobody else uses it)"
 		if v.Wiped {

@@ -45,7 +45,6 @@ const manifold = `
 	# Programs: of a package, changed, of the user, and links to them.
 	cp /usr/bin/env /usr/bin/env.new; mv /usr/bin/env.new /usr/bin/env; echo $C >/usr/bin/mine; ln -s mine /usr/bin/mine.link; ln -s /srv/target /usr/local/l
 	echo $C >/var/lib/dpkg/note; ln -s /etc/hosts /etc/mine.link
-	ipcmk -M 5000 -Q >/dev/null
 	mkdir -p /opt/empty/er; echo $C >/opt/x; echo $C >/dev/shm/s; mkdir /dev/shm/empty; echo $C >/run/r; ln -s /opt/x /dev/shm/l
 `
 
@@ -137,7 +136,7 @@ func (o outcome) lines() []string {
 	for _, it := range o.plan.Items {
 		add("plan: %+v", it)
 	}
-	add("plan: environment %q, %d segments and queues", o.plan.Environment, o.plan.IPC)
+	add("plan: environment %q", o.plan.Environment)
 	for i, g := range o.res.Groups {
 		add("run: group %d: %d files", i, g.Files)
 	}

@@ -116,6 +116,7 @@ const (
 	Vanished  Code = "vanished"  // it was gone before it could be opened
 	Running   Code = "running"   // a process that could not be ended
 	Unseen    Code = "unseen"    // a process of which nobody could see what files it kept open
+	Memory    Code = "memory"    // shared memory or a queue of messages that stays, and ends with the container or is the machine's
 )
 
 // Remains reports whether a wipe with such an item has left something that it was asked to remove.
@@ -159,7 +160,8 @@ type Plan struct {
 	Counts map[Code]int64 `json:"counts,omitempty"`
 	// SwapBytes is the size of the host's swap, into which memory may have gone.
 	SwapBytes int64 `json:"swap_bytes,omitempty"`
-	// IPC is the number of System V shared memory segments and of message queues, see sysvipc(7) and mq_overview(7).
+	// IPC is the number of System V shared memory segments and of message queues that are removed with the processes, see sysvipc(7)
+	// and mq_overview(7).
 	IPC int64 `json:"ipc,omitempty"`
 	// Environment are the names of PID 1's variables.
 	Environment []string `json:"environment,omitempty"`

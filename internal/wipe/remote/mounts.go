@@ -47,7 +47,20 @@ func readMounts() (mounts, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parseMounts(data, isDir)
+	all, err := parseMounts(data, isDir)
+	if err == nil && sharesIPC() {
+		all.shareMemory()
+	}
+	return all, err
+}
+
+// shareMemory is for a container with the machine's IPC namespace: its /dev/shm is the machine's, though it looks like one of its
+// own.
+func (m mounts) shareMemory() {
+	if shm, ok := m["/dev/shm"]; ok && shm.class == memory {
+		shm.class = volume
+		m["/dev/shm"] = shm
+	}
 }
 
 func isDir(name string) bool {

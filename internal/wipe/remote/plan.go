@@ -113,7 +113,8 @@ func (f *far) plan(ctx context.Context) (*protocol.Plan, error) {
 	if err := f.look(); err != nil {
 		return nil, err
 	}
-	p := &protocol.Plan{Groups: make([]protocol.Tally, f.groups()), Environment: names(f.environ), SwapBytes: swap(), IPC: ipcObjects()}
+	p := &protocol.Plan{Groups: make([]protocol.Tally, f.groups()), Environment: names(f.environ), SwapBytes: swap()}
+	f.planIPC(p)
 	for i, r := range f.req.Rules {
 		err := f.walk(ctx, i, visitor{file: func(t target) {
 			defer t.dir.release()
@@ -187,17 +188,6 @@ func (f *far) groups() int {
 		n = max(n, r.Group+1)
 	}
 	return n
-}
-
-// ipcObjects counts what processes have left in the container's IPC namespace. See proc_sysvipc(5) for the tables.
-func ipcObjects() int64 {
-	var n int64
-	for _, table := range []string{"/proc/sysvipc/shm", "/proc/sysvipc/msg"} {
-		data, _ := os.ReadFile(table)
-		n += int64(max(0, bytes.Count(data, []byte("\n"))-1)) // without the heading
-	}
-	queues, _ := os.ReadDir("/dev/mqueue")
-	return n + int64(len(queues))
 }
 
 // swap returns the size of the machine's swap in bytes, see proc_meminfo(5).

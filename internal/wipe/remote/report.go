@@ -29,7 +29,7 @@ func item(code protocol.Code, group int, path string, err error) protocol.Item {
 const maxTold = 200
 
 // codes is more than there are codes.
-const codes = 16
+const codes = 20
 
 // notes are the items and secrets of a plan or a result, within the bounds of a message.
 type notes struct {

@@ -144,6 +144,7 @@ func (r *run) noteLasting(it protocol.Item) { r.journal.add(entry{Lasting: &it})
 func (r *run) processes(ctx context.Context) error {
 	left, err := endProcesses(ctx, r.inspect, func(p protocol.Process) { r.journal.add(entry{Process: &p}) })
 	r.overwritePrograms()
+	r.removeIPC()
 	for _, p := range left {
 		r.note(item(protocol.Running, 0, p.Name, fmt.Errorf("process %d cannot be ended, or comes back", p.PID)))
 	}

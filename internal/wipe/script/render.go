@@ -19,7 +19,7 @@ var sh embed.FS
 // far are the files that every shell of the script reads, and main those of the main shell.
 var (
 	far  = read("words.sh", "overwrite.sh", "files.sh")
-	main = read("mounts.sh", "rules.sh", "processes.sh", "main.sh")
+	main = read("mounts.sh", "rules.sh", "processes.sh", "ipc.sh", "main.sh")
 )
 
 func read(names ...string) string {

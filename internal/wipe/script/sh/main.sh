@@ -214,7 +214,8 @@ plan() {
         case $name in *[!A-Za-z0-9_]* | '') ;; *) say "E $name" ;; esac
     done
     swap=$(sed -n 's/^SwapTotal: *\([0-9]*\) kB$/\1/p' /proc/meminfo)
-    ipc=$({ sed 1d /proc/sysvipc/shm; sed 1d /proc/sysvipc/msg; ls -A /dev/mqueue; } 2>/dev/null | wc -l)
+    ipc=0
+    [ "$processes" = no ] || if shares_ipc; then each_ipc tell_ipc "$foreign_ipc"; else ipc=$(each_ipc count_ipc | wc -l); fi
     say "W $((${swap:-0} * 1024)) $ipc"
     hush
     rm -rf "$work"
@@ -228,7 +229,7 @@ run() {
     keep K
     random
     in_use
-    [ "$processes" = no ] || end_processes
+    [ "$processes" = no ] || { end_processes; remove_ipc; }
     look_at_mounts
     in_use
     say "G files"

@@ -37,6 +37,7 @@ look_at_mounts() {
             /proc | /proc/* | /sys | /sys/*) kind=pseudo ;;
             *) [ -d "$result" ] || [ $kind = pseudo ] || kind=bound ;;
         esac
+        [ "$result:$kind" != /dev/shm:memory ] || ! shares_ipc || kind=volume
         printf '%s\n' "$kind $ro $type $at" # and not echo, which undoes escapes in some shells
         case //$points in *"//$result//"*) continue ;; esac
         points="$points$result//"
