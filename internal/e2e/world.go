@@ -239,6 +239,10 @@ func FreeAddr(t testing.TB, host string) string {
 	return l.Addr().String()
 }
 
+// lastWords bounds the wait for the output of what a program leaves: a ProxyCommand says why there is no login when its ssh
+// has ended.
+const lastWords = 20 * time.Second
+
 // Result is what a program did.
 type Result struct {
 	Code           int
@@ -292,7 +296,7 @@ func (w *World) Command(ctx context.Context, env []string, name string, args ...
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(w.Env(), env...)
 	cmd.Dir = w.Home
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = lastWords
 	return cmd
 }
 
