@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -226,17 +225,6 @@ func (w *World) MoveTo(in *Instance, listen ...string) {
 func (w *World) Impostor(addrs []string, authorizedKeys ...string) *sshd.Server {
 	w.T.Helper()
 	return sshd.Start(w.T, sshd.Config{Listen: addrs, AuthorizedKeys: authorizedKeys})
-}
-
-// FreeAddr returns an address on host that nobody listens at.
-func FreeAddr(t testing.TB, host string) string {
-	t.Helper()
-	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // lastWords bounds the wait for the output of what a program leaves: a ProxyCommand says why there is no login when its ssh
