@@ -52,13 +52,7 @@ func (w *World) counted() (vastSSH, vastAgent string, starts func() []string) {
 		}
 	}
 	script := fmt.Sprintf("#!/bin/sh\necho $$ >>'%s'\nexec '%s' \"$@\"\n", ledger, filepath.Join(w.Bin, "vast-agent"))
-	// A process that is forked while the file is open for writing would keep it from being run.
-	syscall.ForkLock.RLock()
-	err := os.WriteFile(filepath.Join(dir, "vast-agent"), []byte(script), 0o700)
-	syscall.ForkLock.RUnlock()
-	if err != nil {
-		w.T.Fatal(err)
-	}
+	writeProgram(w.T, filepath.Join(dir, "vast-agent"), []byte(script))
 	return vastSSH, vastAgent, func() []string {
 		w.T.Helper()
 		data, err := os.ReadFile(ledger)
@@ -66,6 +60,18 @@ func (w *World) counted() (vastSSH, vastAgent string, starts func() []string) {
 			w.T.Fatal(err)
 		}
 		return strings.Fields(string(data))
+	}
+}
+
+// writeProgram writes a file that can be run at once: a process that another test forks while it is open for writing would keep
+// it from that.
+func writeProgram(t testing.TB, path string, program []byte) {
+	t.Helper()
+	syscall.ForkLock.RLock()
+	err := os.WriteFile(path, program, 0o700)
+	syscall.ForkLock.RUnlock()
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

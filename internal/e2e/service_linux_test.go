@@ -222,7 +222,8 @@ func (m *manager) copyPrograms() error {
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(bin, name), data, 0o755); err != nil {
+		writeProgram(m.t, filepath.Join(bin, name), data)
+		if err := os.Chmod(filepath.Join(bin, name), 0o755); err != nil {
 			return err
 		}
 	}

@@ -155,9 +155,7 @@ func (r *rented) shareConnection() <-chan struct{} {
 	// ssh looks for the user's configuration where the system says that his home is.
 	own := filepath.Join(r.Home, "ssh")
 	script := fmt.Sprintf("#!/bin/sh\ncase \" $* \" in *' -F '*) exec %[1]s \"$@\" ;; esac\nexec %[1]s -F %[2]s \"$@\"\n", ssh, user)
-	if err := os.WriteFile(own, []byte(script), 0o700); err != nil {
-		r.T.Fatal(err)
-	}
+	writeProgram(r.T, own, []byte(script))
 	r.Configure(fmt.Sprintf("custody = \"file\"\nssh = %q", own))
 	config := fmt.Sprintf("Include %s\nHost vast-*\n  ControlPath %s/cm-%%C\n", r.Dirs.SSHConfig(), r.Home)
 	if err := errors.Join(os.MkdirAll(filepath.Dir(user), 0o700), os.WriteFile(user, []byte(config), 0o600)); err != nil {

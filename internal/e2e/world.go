@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -228,16 +227,9 @@ func (w *World) Impostor(addrs []string, authorizedKeys ...string) *sshd.Server 
 	return sshd.Start(w.T, sshd.Config{Listen: addrs, AuthorizedKeys: authorizedKeys})
 }
 
-// FreeAddr returns an address on host that nobody listens at.
-func FreeAddr(t testing.TB, host string) string {
-	t.Helper()
-	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
+// lastWords bounds the wait for the output of what a program leaves: a ProxyCommand says why there is no login when its ssh
+// has ended.
+const lastWords = 20 * time.Second
 
 // Result is what a program did.
 type Result struct {
@@ -292,7 +284,7 @@ func (w *World) Command(ctx context.Context, env []string, name string, args ...
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(w.Env(), env...)
 	cmd.Dir = w.Home
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = lastWords
 	return cmd
 }
 

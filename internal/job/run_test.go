@@ -354,7 +354,7 @@ func TestCutOff(t *testing.T) {
 	w := newWorld(t, gnu)
 	var cuts int
 	r, _ := w.run(Config{
-		Command: []string{"sleep 300"}, CutOff: 2 * time.Second,
+		Command: []string{"sleep 300"}, CutOff: 5 * time.Second,
 		Progress: func(ev Event) {
 			if ev.Step == Cut {
 				cuts++
@@ -367,7 +367,7 @@ func TestCutOff(t *testing.T) {
 	w.server.Stop()
 	w.relay.cutAll()
 	var cutOff *CutOffError
-	if _, err := r.Follow(ctx); !errors.As(err, &cutOff) || cutOff.For < 2*time.Second || cuts < 2 {
+	if _, err := r.Follow(ctx); !errors.As(err, &cutOff) || cutOff.For < 5*time.Second || cuts < 2 {
 		t.Errorf("got %v after %d cuts", err, cuts)
 	}
 	final := errors.New("it is another machine")

@@ -62,7 +62,7 @@ func TestASilentLineIsGivenUp(t *testing.T) {
 	w.plant("for n in 1 2 3; do echo $C >/workspace/$n; done")
 	hold := w.Hold("/workspace/2")
 	cfg := w.config(wipe.Options{})
-	cfg.Silence = 3 * time.Second
+	cfg.Silence = 10 * time.Second // a busy machine must not be taken for a silent line
 	var silent, never atomic.Bool
 	connections := 0
 	cfg.Connect = func(ctx context.Context) (*ssh.Client, error) {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -15,7 +17,22 @@ type Hold struct {
 	// Met is closed when somebody waits, and PID is that process, as it is seen from outside.
 	Met     chan struct{}
 	PID     int
+	t       testing.TB
+	names   []string
 	release func()
+}
+
+// heldTimeout bounds the wait for somebody who opens a file.
+const heldTimeout = 2 * time.Minute
+
+// Await waits until somebody waits. The test fails when nobody comes.
+func (h *Hold) Await() {
+	h.t.Helper()
+	select {
+	case <-h.Met:
+	case <-time.After(heldTimeout):
+		h.t.Fatalf("overlay: nobody has opened any of %q within %v", h.names, heldTimeout)
+	}
 }
 
 // Release lets all who wait go on. The end of the test does so, too, and the kernel with the end of its process.
@@ -47,7 +64,7 @@ func (i *Instance) Hold(names ...string) *Hold {
 		events.Close()
 		return nil
 	}
-	h := &Hold{Met: make(chan struct{}), release: sync.OnceFunc(func() { events.Close() })}
+	h := &Hold{Met: make(chan struct{}), t: i.t, names: names, release: sync.OnceFunc(func() { events.Close() })}
 	i.t.Cleanup(h.release)
 	go h.await(i, events)
 	return h

@@ -79,7 +79,8 @@ func gone(members []row, deadline time.Time) error {
 			return err
 		}
 		left := slices.DeleteFunc(slices.Clone(members), func(m row) bool {
-			return !slices.ContainsFunc(rows, func(r row) bool { return r.pid == m.pid })
+			// Another process can have got the number.
+			return !slices.ContainsFunc(rows, func(r row) bool { return r.pid == m.pid && r.began == m.began })
 		})
 		if len(left) == 0 {
 			return nil
@@ -97,6 +98,7 @@ const noProcess = -1
 // row is a process that is not a zombie.
 type row struct {
 	pid, parent     int
+	began           int64 // in units of the system
 	stopped, marked bool
 }
 

@@ -20,7 +20,9 @@ func processes(string) ([]row, error) {
 	var rows []row
 	for _, p := range all {
 		if p.Proc.P_stat != szomb {
-			rows = append(rows, row{pid: int(p.Proc.P_pid), parent: int(p.Eproc.Ppid), stopped: p.Proc.P_stat == sstop})
+			rows = append(rows, row{
+				pid: int(p.Proc.P_pid), parent: int(p.Eproc.Ppid), began: p.Proc.P_starttime.Nano(), stopped: p.Proc.P_stat == sstop,
+			})
 		}
 	}
 	return rows, nil

@@ -25,12 +25,16 @@ func processes(mark string) ([]row, error) {
 		if err != nil {
 			continue
 		}
-		// The name, in parentheses, may hold anything; the fields after it are state and parent.
+		// The name, in parentheses, may hold anything; the fields after it begin with state and parent, and [19] is the start.
 		fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
-		if len(fields) < 2 || bytes.ContainsAny(fields[0], "ZX") {
+		if len(fields) < 20 || bytes.ContainsAny(fields[0], "ZX") {
 			continue
 		}
 		parent, err := strconv.Atoi(string(fields[1]))
+		if err != nil {
+			continue
+		}
+		began, err := strconv.ParseInt(string(fields[19]), 10, 64)
 		if err != nil {
 			continue
 		}
@@ -38,7 +42,7 @@ func processes(mark string) ([]row, error) {
 		environ, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
 		environ = append([]byte{0}, environ...)
 		rows = append(rows, row{
-			pid: pid, parent: parent,
+			pid: pid, parent: parent, began: began,
 			stopped: bytes.ContainsAny(fields[0], "Tt"), marked: bytes.Contains(environ, want),
 		})
 	}

@@ -125,7 +125,7 @@ func TestTheContainerEndsLast(t *testing.T) {
 	t.Parallel()
 	onFar(t, func(t *testing.T, kind deploy.Kind, c overlay.Config) {
 		m := newMachine(t, overlay.Config{NoExec: c.NoExec, Busybox: c.Busybox, Foreground: entrypoint})
-		m.Sh("until pgrep -P 1 -x sleep; do :; done")
+		waits := strings.TrimSpace(m.Sh("until pgrep -P 1 -x sleep; do :; done"))
 		m.plant("echo $C >/workspace/x")
 		client, req := m.login(), m.everything()
 		before := m.Sh("stat -L -c '%i %s' /proc/1/fd/255; cat /proc/1/fd/255")
@@ -141,7 +141,8 @@ func TestTheContainerEndsLast(t *testing.T) {
 			if after := m.Sh("stat -L -c '%i %s' /proc/1/fd/255; cat /proc/1/fd/255"); after != before {
 				t.Errorf("what process 1 reads was\n%s\nand is\n%s", before, after)
 			}
-			if state := m.Sh("ps -o state= -C sleep"); strings.TrimSpace(state) != "T" {
+			// A script has a sleep of its own, which may end after its last word.
+			if state := m.Sh("ps -o state= -p " + waits); strings.TrimSpace(state) != "T" {
 				t.Errorf("sleep is in state %q", state)
 			}
 			if !m.Alive() {
@@ -184,10 +185,14 @@ func TestChildrenOfEndedParentsAreNotHeld(t *testing.T) {
 	onFar(t, func(t *testing.T, kind deploy.Kind, c overlay.Config) {
 		m := newMachine(t, c)
 		leader := m.Spawn("(sleep 100000 & echo $! >/workspace/pid); echo ready; exec sleep 100001")
-		pid := strings.TrimSpace(m.Sh("cat /workspace/pid"))
+		m.becomes(leader, "sleep")
+		orphan, err := strconv.Atoi(strings.TrimSpace(m.Sh("cat /workspace/pid")))
+		if err != nil {
+			t.Fatal(err)
+		}
 		s := m.begin(m.login(), m.everything())
 		res := m.result(s)
-		if m.Sh("ps -o pid= -p "+pid+" || :") != "" || !m.runs(leader) || !slices.Equal(held(res.Processes), []string{"sleep"}) {
+		if m.runs(orphan) || !m.runs(leader) || !slices.Equal(held(res.Processes), []string{"sleep"}) {
 			t.Errorf("processes: %+v\n%s", res.Processes, m.Sh("ps -eo pid,ppid,sid,state,args"))
 		}
 		m.finish(s)
@@ -205,7 +210,7 @@ func TestATunnelOfTheUserSparesNothingElse(t *testing.T) {
 		parent := m.Spawn("exec 5>>/workspace/train.log; echo " + m.canary + ` >&5
 			sh -c 'exec 6>>/workspace/inner.log; ssh -p ` + port + ` -N -R 0:localhost:8888 me@127.0.0.1 >/dev/null 2>&1 & echo ready; while :; do echo ` + m.canary + ` >&6; sleep 100000; done' &
 			while :; do echo ` + m.canary + " >&5; sleep 100000; done")
-		m.Sh("until pgrep -x ssh; do :; done")
+		m.Sh("until pgrep -x ssh && [ $(pgrep -x sleep | wc -l) = 2 ]; do :; done") // of both shells
 		s := m.begin(m.login(), m.everything())
 		res := m.result(s)
 		if left := m.found(); len(left) > 0 || res.Remains() > 0 {

@@ -1,6 +1,7 @@
 package deploy_test
 
 import (
+	"errors"
 	"net"
 	"slices"
 	"strconv"
@@ -41,8 +42,10 @@ func TestTheTunnelOfTheGatewayStays(t *testing.T) {
 			port := silent(t)
 			m := newMachine(t, c)
 			tunnel := m.Spawn("echo ready; exec ssh -p " + port + " -N -R 0:localhost:22 gateway@127.0.0.1")
-			user := m.Spawn("echo ready; exec ssh -p " + port + " -N -L 0:localhost:22 user@127.0.0.1")
-			script := m.Spawn("echo ready; exec sleep 1000 -R || exec sh -c 'sleep 1000' -R")
+			user := m.Spawn("echo ready; exec ssh -p " + port + " -N -L /run/forward:localhost:22 user@127.0.0.1")
+			script := m.Spawn("exec sh -c 'echo ready; sleep 1000; :' sh -R")
+			m.becomes(tunnel, "ssh")
+			m.becomes(user, "ssh")
 			m.run(m.login(), m.everything())
 			if !m.runs(tunnel) {
 				t.Error("the tunnel was ended")
@@ -58,6 +61,12 @@ func (m *machine) runs(pid int) bool {
 	m.t.Helper()
 	out := m.Sh("case $(cut -d' ' -f3 /proc/$1/stat 2>/dev/null) in '' | Z) echo no ;; *) echo yes ;; esac", strconv.Itoa(pid))
 	return strings.TrimSpace(out) == "yes"
+}
+
+// becomes waits until a process that was ready to run a program does.
+func (m *machine) becomes(pid int, program string) {
+	m.t.Helper()
+	m.Sh(`until tr '\0' ' ' <"/proc/$1/cmdline" | grep -q "^$2 "; do :; done`, strconv.Itoa(pid), program)
 }
 
 // relay is a program inside through which a connection comes, as a tunnel that nobody knows. Its arguments are the port of sshd,
@@ -114,50 +123,48 @@ func TestALaterRunTakesOver(t *testing.T) {
 	m := newMachine(t, far[deploy.Script])
 	const files = 150
 	m.plant(`for n in $(seq ` + strconv.Itoa(files) + `); do echo $C >/workspace/$n; done; yes $C | head -c 40000000 >/workspace/0large`)
+	// The first is kept from its end until the second has come.
+	hold := m.Hold("/workspace/1")
 	req := m.everything()
 	req.Processes = false // which would end the first
-	start := func() *deploy.Session {
-		client := m.login()
-		facts, err := deploy.Probe(t.Context(), client, m.label(), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s, err := deploy.Start(t.Context(), client, facts, req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}
-	first := start()
-	defer first.Close()
-	for {
-		msg, err := first.Receive()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if msg.Progress != nil && msg.Progress.Done.Files > 0 {
-			break
-		}
-	}
+	first := m.begin(m.login(), req)
+	hold.Await()
+	before := m.owner()
 	stopped := make(chan error, 1)
 	go func() {
 		for {
 			msg, err := first.Receive()
 			if err != nil || msg.Result != nil {
 				if err == nil && !msg.Result.Stopped {
-					t.Error("the first says that it is through")
+					err = errors.New("it says that it is through")
 				}
 				stopped <- err
 				return
 			}
 		}
 	}()
-	second := start()
-	defer second.Close()
-	res := m.result(second)
+	client := m.login()
+	facts, err := deploy.Probe(t.Context(), client, m.label(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun := make(chan error, 1)
+	var second *deploy.Session
+	go func() {
+		var err error
+		second, err = deploy.Start(t.Context(), client, facts, req)
+		begun <- err
+	}()
+	m.otherOwner(before)
+	hold.Release()
 	if err := <-stopped; err != nil {
 		t.Errorf("the first: %v", err)
 	}
+	if err := <-begun; err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	res := m.result(second)
 	if !second.Hello.Resumed || res.Remains() > 0 || res.Groups[2].Files != files+1 {
 		t.Errorf("resumed: %v, %+v", second.Hello.Resumed, res)
 	}
@@ -179,8 +186,9 @@ func TestDeletedFilesOfAnotherUser(t *testing.T) {
 			c.Disk = 256 << 20
 			m := newMachine(t, c)
 			m.plant("mkdir /workspace/u; chown 1000:1000 /workspace/u; echo x >/workspace/x")
-			m.Spawn("exec setpriv --reuid 1000 --regid 1000 --clear-groups sh -c 'exec 4>/workspace/u/f; yes " + m.canary +
+			pid := m.Spawn("exec setpriv --reuid 1000 --regid 1000 --clear-groups sh -c 'exec 4>/workspace/u/f; yes " + m.canary +
 				" | head -c 300000 >&4; sync; rm /workspace/u/f; echo ready; exec sleep 1000'")
+			m.becomes(pid, "sleep")
 			client, req := m.login(), m.everything()
 			p := m.plan(client, req)
 			_, res := m.run(client, req)

@@ -8,6 +8,20 @@ import (
 	"vast-ssh/internal/wipe/deploy"
 )
 
+// ownerFile says which run has the journal of the scripts.
+const ownerFile = "/dev/shm/.vast-ssh-wipe-sh/owner"
+
+func (m *machine) owner() string {
+	m.t.Helper()
+	return strings.TrimSpace(m.Sh("cat " + ownerFile))
+}
+
+// otherOwner waits until another run has the journal than before.
+func (m *machine) otherOwner(before string) {
+	m.t.Helper()
+	m.Sh(`until [ "$(cat `+ownerFile+`)" != "$1" ]; do :; done`, before)
+}
+
 // TestAStuckRunIsEnded with all that it has started, by the run that takes its place.
 func TestAStuckRunIsEnded(t *testing.T) {
 	t.Parallel()
@@ -18,7 +32,7 @@ func TestAStuckRunIsEnded(t *testing.T) {
 	req.Processes = false // which would end it anyway
 	client := m.login()
 	m.begin(client, req)
-	<-hold.Met
+	hold.Await()
 	find := strings.TrimSpace(m.Sh("pgrep -x find"))
 	family := strings.Fields(find + " " + m.Sh("ps -o pid=,ppid= --ppid $1 -p $1", find))
 	second := m.begin(client, req)
@@ -54,9 +68,8 @@ func TestAFinishThatIsOvertakenIsNone(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer last.Close()
-	<-hold.Met
-	const owner = "/dev/shm/.vast-ssh-wipe-sh/owner"
-	before := m.Sh("cat " + owner)
+	hold.Await()
+	before := m.owner()
 	facts, err := deploy.Probe(t.Context(), second, m.label(), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +81,7 @@ func TestAFinishThatIsOvertakenIsNone(t *testing.T) {
 		later, err = deploy.Start(t.Context(), second, facts, req)
 		begun <- err
 	}()
-	m.Sh(`until [ "$(cat `+owner+`)" != "$1" ]; do :; done`, strings.TrimSpace(before))
+	m.otherOwner(before)
 	hold.Release()
 	if res := m.result(last); res.Finished || !res.Stopped {
 		t.Errorf("%+v", res)

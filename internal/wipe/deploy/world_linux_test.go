@@ -59,13 +59,23 @@ func (m *machine) dial() (*ssh.Client, error) {
 	})
 }
 
+// patience bounds all that a test does over one connection: a far side that hangs is to end its own test, and no other.
+const patience = 5 * time.Minute
+
 func (m *machine) login() *ssh.Client {
 	m.t.Helper()
 	client, err := m.dial()
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	m.t.Cleanup(func() { client.Close() })
+	late := time.AfterFunc(patience, func() {
+		m.t.Errorf("the connection goes on after %v", patience)
+		client.Close()
+	})
+	m.t.Cleanup(func() {
+		late.Stop()
+		client.Close()
+	})
 	return client
 }
 
@@ -106,7 +116,7 @@ func (m *machine) everything() protocol.Request {
 // run has the far side do a request, up to and including its finish.
 func (m *machine) run(client *ssh.Client, req protocol.Request) (deploy.Kind, *protocol.Result) {
 	m.t.Helper()
-	ctx, cancel := context.WithTimeout(m.t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(m.t.Context(), patience)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { client.Close() })()
 	facts, err := deploy.Probe(ctx, client, m.label(), nil)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -20,7 +21,7 @@ const portAttempts = 10
 // Listen calls try with the addresses, every port 0 replaced by a free one, and returns those that it succeeded with.
 // When the try fails and a port was drawn, somebody else may have taken that port meanwhile: others are drawn.
 func Listen(addrs []string, try func(addrs []string) error) ([]string, error) {
-	drawn := slices.ContainsFunc(addrs, func(addr string) bool { return strings.HasSuffix(addr, ":0") })
+	free := slices.ContainsFunc(addrs, func(addr string) bool { return strings.HasSuffix(addr, ":0") })
 	for attempt := 1; ; attempt++ {
 		given, err := withPorts(addrs)
 		if err != nil {
@@ -30,8 +31,33 @@ func Listen(addrs []string, try func(addrs []string) error) ([]string, error) {
 		if err == nil {
 			return given, nil
 		}
-		if !drawn || attempt == portAttempts {
+		if !free || attempt == portAttempts {
 			return nil, fmt.Errorf("listen on %v: %w", given, err)
+		}
+	}
+}
+
+// drawn are the ports that this process has drawn. None is drawn again soon: a server that moves is to be found elsewhere, and
+// one that is stopped may come back to its own.
+var drawn struct {
+	mu    sync.Mutex
+	ports map[int]bool
+}
+
+// portsKept is how many are remembered, of the 12000 that there are.
+const portsKept = 6000
+
+// draw returns a port that was not drawn before.
+func draw() int {
+	drawn.mu.Lock()
+	defer drawn.mu.Unlock()
+	if len(drawn.ports) >= portsKept || drawn.ports == nil {
+		drawn.ports = make(map[int]bool)
+	}
+	for {
+		if port := 20000 + mathrand.IntN(12000); !drawn.ports[port] {
+			drawn.ports[port] = true
+			return port
 		}
 	}
 }
@@ -52,15 +78,13 @@ func withPorts(addrs []string) ([]string, error) {
 			if attempt == 1000 {
 				return nil, fmt.Errorf("no free port on %q", host)
 			}
-			candidate := strconv.Itoa(20000 + mathrand.IntN(12000))
+			candidate := strconv.Itoa(draw())
 			l, err := net.Listen("tcp", net.JoinHostPort(host, candidate))
 			if err != nil {
 				continue
 			}
 			l.Close()
-			if !slices.Contains(out[:i], net.JoinHostPort(host, candidate)) {
-				port = candidate
-			}
+			port = candidate
 		}
 		out[i] = net.JoinHostPort(host, port)
 	}
