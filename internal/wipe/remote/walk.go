@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -238,7 +240,7 @@ func (f *far) judge(t target) (code protocol.Code, ok bool) {
 	switch t.kind() {
 	case unix.S_IFREG:
 	case unix.S_IFLNK:
-		return "", changed && !needed(at) && !(r.Changed && programs(at)) && !f.leadsToUsed(at)
+		return "", changed && !needed(at) && !(r.Changed && ofSystem(at)) && !f.leadsToUsed(at)
 	default:
 		// A device is what the container was given, and under /dev that is how it should be.
 		return protocol.Special, changed && !below(at, "/dev")
@@ -268,7 +270,24 @@ func (f *far) leadsToUsed(at string) bool {
 	return unix.Stat(at, &st) == nil && f.used[idOf(&st)]
 }
 
-// programs reports whether a path is where programs and libraries are. The links there lead to them, and hold nothing.
+// ofSystem reports whether a link where programs are leads to what is the system's, too, as those of packages do. The text of any
+// other is the user's.
+func ofSystem(at string) bool {
+	if !programs(at) {
+		return false
+	}
+	text, err := os.Readlink(at)
+	if err == nil && slices.Contains(deviceLinks, text) {
+		return true
+	}
+	target, err := filepath.EvalSymlinks(at)
+	return err == nil && (programs(target) || below(target, "/etc") || below(target, "/var/lib"))
+}
+
+// deviceLinks are what the links of /dev lead to that every container has. Where they lead depends on who asks.
+var deviceLinks = []string{"/proc/self/fd", "/proc/self/fd/0", "/proc/self/fd/1", "/proc/self/fd/2", "/proc/kcore"}
+
+// programs reports whether a path is where programs and libraries are.
 func programs(at string) bool {
 	return slices.ContainsFunc([]string{"/usr", "/bin", "/sbin", "/lib", "/lib64", "/dev", "/etc/alternatives"}, func(dir string) bool {
 		return below(at, dir)

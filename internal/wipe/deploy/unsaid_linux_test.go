@@ -1,0 +1,70 @@
+package deploy_test
+
+import (
+	"slices"
+	"testing"
+
+	"vast-ssh/internal/sim/overlay"
+	"vast-ssh/internal/testenv"
+	"vast-ssh/internal/wipe/protocol"
+)
+
+// TestNamesOfTheUserGo: links among the programs that lead to what is the user's, or nowhere, and directories beside the homes.
+func TestNamesOfTheUserGo(t *testing.T) {
+	t.Parallel()
+	for name, c := range farther {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t, c)
+			m.plant(`mkdir -p /workspace/$C /home/$C /usr/local/lib/mine /usr/local/bin; echo $C >/workspace/$C/tool
+				ln -s /workspace/$C/tool /usr/local/bin/tool; ln -s ../../../workspace/$C /usr/local/lib/mine/dir
+				ln -s "token=$C" /usr/local/lib/mine/dangling; ln -s /workspace/$C/tool /etc/alternatives/tool
+				ln -s $C /dev/note; ln -s tool /usr/local/bin/$C
+				ln -s env /usr/bin/env.link; ln -s /etc/hosts /usr/local/lib/hosts; ln -s /proc/self/fd /dev/fd2`)
+			_, res := m.run(m.login(), m.everything())
+			if left := m.found(); len(left) > 0 || res.Remains() > 0 {
+				t.Errorf("left: %q, %+v", left, res.Items)
+			}
+			m.Sh("[ -L /usr/bin/env.link ] && [ -L /usr/local/lib/hosts ] && [ -L /dev/fd2 ] && [ -L /dev/stdin ]")
+		})
+	}
+}
+
+// TestAttributesOfWhatStays are extended ones, on directories and files that nobody removes.
+func TestAttributesOfWhatStays(t *testing.T) {
+	t.Parallel()
+	python := testenv.NeedProgram(t, "/usr/bin/python3")
+	for name, c := range farther {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c.Disk = 256 << 20
+			m := newMachine(t, c)
+			m.plant("mkdir -p /srv/d; echo x >/srv/d/f; for f in /root /etc /srv/d /srv/d/f /usr/bin/env; do " + python +
+				` -c 'import os, sys; os.setxattr(sys.argv[1], "user.note", sys.argv[2].encode())' $f $C; done`)
+			_, res := m.run(m.login(), m.everything())
+			t.Logf("left: %q, %+v %v", m.found(), res.Items, res.Remains())
+		})
+	}
+}
+
+// TestADeletedFileThatTheFirstProcessReads is told: it stays as long as that process.
+func TestADeletedFileThatTheFirstProcessReads(t *testing.T) {
+	t.Parallel()
+	for name, c := range farther {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c.Foreground = "echo secret >/root/start.sh; exec 9</root/start.sh; rm /root/start.sh; sleep 100000; :"
+			m := newMachine(t, c)
+			client, req := m.login(), m.everything()
+			p := m.plan(client, req)
+			_, res := m.run(client, req)
+			for _, items := range [][]protocol.Item{p.Items, res.Items} {
+				if got := withCode(items, protocol.InUse); !slices.Contains(got, "/root/start.sh") {
+					t.Errorf("in use: %q", got)
+				}
+			}
+		})
+	}
+}
+
+var _ = overlay.Config{}
