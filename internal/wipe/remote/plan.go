@@ -177,7 +177,7 @@ func (f *far) planProcesses(p *protocol.Plan) error {
 			f.notes.item(unseen(pid))
 		}
 	}
-	return nil
+	return f.usedDeleted(f.notes.item)
 }
 
 // groups is how many groups the rules count in.

@@ -206,6 +206,7 @@ plan() {
             say "P $p yes $(describe "$p")"
             deleted "$p" count_deleted
         done
+        used_deleted
     fi
     tell_volumes
     pass
@@ -228,7 +229,7 @@ run() {
     keep K
     random
     in_use
-    [ "$processes" = no ] || end_processes
+    [ "$processes" = no ] || { end_processes; used_deleted; }
     look_at_mounts
     in_use
     say "G files"
