@@ -122,6 +122,9 @@ func (f *farServer) converse(channel ssh.Channel) {
 	}
 	f.runs.Add(1)
 	for _, m := range f.say {
+		if m.Result != nil && m.Result.Groups == nil {
+			m.Result.Groups = make([]protocol.Tally, groups)
+		}
 		w.Send(m)
 	}
 }
@@ -135,20 +138,49 @@ func TestAFarSideThatFailsIsTriedThrice(t *testing.T) {
 		protocol.Message{Progress: &protocol.Progress{Phase: protocol.PhaseProcesses, Done: protocol.Tally{Files: 1, Bytes: 1}}},
 		protocol.Message{Error: "no memory"},
 	)
-	cfg := wipe.Config{
+	r, err := f.wipe(t)
+	if err != nil || r.Data != wipe.Incomplete || !strings.Contains(r.Problem, "no memory") || f.runs.Load() != 3 {
+		t.Errorf("%v: %+v after %d runs", err, r, f.runs.Load())
+	}
+}
+
+// wipe wipes the instance that it is taken for.
+func (f *farServer) wipe(t *testing.T) (*wipe.Report, error) {
+	t.Helper()
+	p, err := wipe.Prepare(t.Context(), wipe.Config{
 		Instance: vast.Instance{ID: 7, ActualStatus: "running"}, API: jobless{}, Dir: t.TempDir() + "/reports",
 		Options: wipe.Options{Scope: wipe.Workspace, Destroy: wipe.IfClean}, Pause: time.Millisecond,
 		Connect: func(context.Context) (*ssh.Client, error) {
 			return ssh.Dial("tcp", f.addr, &ssh.ClientConfig{HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: time.Minute})
 		},
 		Refused: func(error) bool { return false }, Closed: func(error) bool { return false },
-	}
-	p, err := wipe.Prepare(t.Context(), cfg)
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := p.Run(t.Context())
-	if err != nil || r.Data != wipe.Incomplete || !strings.Contains(r.Problem, "no memory") || f.runs.Load() != 3 {
-		t.Errorf("%v: %+v after %d runs", err, r, f.runs.Load())
+	return p.Run(t.Context())
+}
+
+// TestResultsThatMakeNoSense end the wipe, and nothing of them is in the report.
+func TestResultsThatMakeNoSense(t *testing.T) {
+	if !deploy.Built() {
+		testenv.Missing(t, "the helper programs: go generate vast-ssh/internal/wipe/deploy")
+	}
+	many := make([]protocol.Tally, 5000)
+	for i := range many {
+		many[i].Files = 1
+	}
+	for name, res := range map[string]protocol.Result{
+		"too many groups":                {Groups: many},
+		"a negative total":               {Total: protocol.Tally{Files: -1, Bytes: -1}, Names: 5},
+		"a strange group":                {Items: []protocol.Item{{Code: protocol.Kept, Group: 1 << 40}}, Names: 5},
+		"what is listed and not counted": {Items: []protocol.Item{{Code: protocol.Failed, Path: "/x"}}, Names: 5},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, err := newFarServer(t, protocol.Message{Result: &res}).wipe(t)
+			if err != nil || r.Data != wipe.Incomplete || !strings.Contains(r.Problem, "no sense") || r.Names != 0 || len(r.Left) > 0 {
+				t.Errorf("%v: %+v", err, r)
+			}
+		})
 	}
 }

@@ -305,8 +305,11 @@ func (w *Wipe) follow(ctx context.Context, client *ssh.Client, s *deploy.Session
 			}
 			w.progress(m.Progress)
 		case m.Result != nil:
+			if err := w.set.checkResult(m.Result); err != nil {
+				return nil, err // of one that makes no sense nothing is taken
+			}
 			w.count(m.Result.Total)
-			return m.Result, w.set.checkResult(m.Result)
+			return m.Result, nil
 		}
 	}
 }
