@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -49,5 +50,17 @@ func TestAMachineThatCloses(t *testing.T) {
 		if got := closedBefore(tt.err); got != tt.want {
 			t.Errorf("%v: %v", tt.err, got)
 		}
+	}
+}
+
+func TestConfirmation(t *testing.T) {
+	for label, want := range map[string]string{"": "[7]", " \t": "[7]", " box ": "[7 box]"} {
+		question, accepted := confirmation([]wipe.Plan{{Instance: 7, Label: label}})
+		if fmt.Sprint(accepted) != want || !strings.HasPrefix(question, "Type ") {
+			t.Errorf("%q: %q, %q", label, question, accepted)
+		}
+	}
+	if _, accepted := confirmation(make([]wipe.Plan, 3)); fmt.Sprint(accepted) != "[3]" {
+		t.Errorf("%q", accepted)
 	}
 }
