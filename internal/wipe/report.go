@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"vast-ssh/internal/atomicfile"
+	"vast-ssh/internal/term"
 	"vast-ssh/internal/vast"
 	"vast-ssh/internal/wipe/deploy"
 	"vast-ssh/internal/wipe/protocol"
@@ -136,7 +137,7 @@ func (r *Report) write(dir string) error {
 		return err
 	}
 	name := filepath.Join(dir, fmt.Sprintf("%d-%s.json", r.Instance, r.Started.UTC().Format("20060102T150405Z")))
-	if err := atomicfile.Write(name, append(data, '\n')); err != nil {
+	if err := atomicfile.Write(name, append(term.SafeJSON(data), '\n')); err != nil {
 		return err
 	}
 	r.path = name
