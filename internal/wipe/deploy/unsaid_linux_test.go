@@ -4,8 +4,8 @@ import (
 	"slices"
 	"testing"
 
-	"vast-ssh/internal/sim/overlay"
 	"vast-ssh/internal/testenv"
+	"vast-ssh/internal/wipe/deploy"
 	"vast-ssh/internal/wipe/protocol"
 )
 
@@ -67,4 +67,36 @@ func TestADeletedFileThatTheFirstProcessReads(t *testing.T) {
 	}
 }
 
-var _ = overlay.Config{}
+// TestAnotherFarSideGoesOn: one far side has begun, and then the other is what can run. What was told of processes that have ended is
+// told all the same.
+func TestAnotherFarSideGoesOn(t *testing.T) {
+	t.Parallel()
+	for first, remount := range map[deploy.Kind]string{
+		deploy.Script: "mount -o remount,exec /dev/shm",
+		deploy.Helper: `for d in /dev/shm /run; do mount -o remount,noexec $d; done; for d in /tmp /var/tmp; do mount -t tmpfs -o noexec,mode=1777 x $d; done
+			mount --bind /root /root; mount -o remount,bind,noexec /root`,
+	} {
+		t.Run(string(first), func(t *testing.T) {
+			t.Parallel()
+			c := far[first]
+			c.Disk = 256 << 20
+			m := newMachine(t, c)
+			pid := m.child("exec 4>/srv/open; echo " + m.canary + " >&4; rm /srv/open; echo ready; exec sleep 100000")
+			m.fixed(pid)
+			client, req := m.login(), m.everything()
+			s := m.begin(client, req)
+			if res := m.result(s); s.Kind != first || res.Remains() != 1 {
+				t.Fatalf("the %s: %+v", s.Kind, res.Items)
+			}
+			s.Close()
+			m.Sh(remount)
+			for range 2 {
+				s = m.begin(m.login(), req)
+				if res := m.result(s); res.Remains() != 1 {
+					t.Errorf("the %s forgets: %+v", s.Kind, res.Items)
+				}
+				s.Close()
+			}
+		})
+	}
+}

@@ -227,6 +227,7 @@ plan() {
 run() {
     keep "B $hash"
     keep K
+    helper_was_here
     random
     in_use
     [ "$processes" = no ] || { end_processes; used_deleted; }
@@ -246,6 +247,13 @@ run() {
     pass
     op=run
     finished done
+}
+
+# helper_was_here: of what the helper has told about processes that have ended no more is known than that there was something.
+helper_was_here() {
+    helpers=${dir%-sh}
+    ! grep -q '"lasting":' "$helpers/journal" 2>/dev/null ||
+        lasting failed 0 "$helpers" 'the helper has begun, and could not do something that the script cannot look for'
 }
 
 finish() {
