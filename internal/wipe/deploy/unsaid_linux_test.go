@@ -1,8 +1,12 @@
 package deploy_test
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"vast-ssh/internal/testenv"
 	"vast-ssh/internal/wipe/deploy"
@@ -96,6 +100,37 @@ func TestAnotherFarSideGoesOn(t *testing.T) {
 					t.Errorf("the %s forgets: %+v", s.Kind, res.Items)
 				}
 				s.Close()
+			}
+		})
+	}
+}
+
+// TestMemoryOfTheMachineStays: it was there before the container, and others have something in it.
+func TestMemoryOfTheMachineStays(t *testing.T) {
+	t.Parallel()
+	for kind, c := range far {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			testenv.NeedProgram(t, "mount")
+			if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+				t.Skip(err)
+			}
+			t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+			other := filepath.Join(dir, "of-another-container")
+			if err := os.WriteFile(other, []byte("x"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			c.Volumes, c.Seconds = map[string]string{"/shared": dir}, true
+			m := newMachine(t, c)
+			client, req := m.login(), m.everything()
+			p := m.plan(client, req)
+			if len(p.Volumes) != 1 || p.Volumes[0].Path != "/shared" {
+				t.Errorf("volumes: %+v", p.Volumes)
+			}
+			m.run(client, req)
+			if _, err := os.Stat(other); err != nil {
+				t.Error(err)
 			}
 		})
 	}

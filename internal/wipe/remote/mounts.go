@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -93,6 +94,28 @@ func classify(m mount, dir bool) class {
 		return memory // and not a directory of the machine's own memory
 	}
 	return volume
+}
+
+// setApart makes volumes of memory that is the machine's, of which others may have something: what is older than the container, as
+// born tells, and the shared memory of the machine's own processes. Seconds are all that the script knows.
+func (m mounts) setApart(since time.Time, born func(name string) time.Time, hostIPC bool) {
+	for name, mount := range m {
+		if mount.class != memory {
+			continue
+		}
+		birth := born(name)
+		if !birth.IsZero() && birth.Unix() < since.Unix() || name == "/dev/shm" && hostIPC {
+			mount.class = volume
+			m[name] = mount
+		}
+	}
+}
+
+// hostIPC reports whether the container has the machine's own IPC namespace, as with Docker's --ipc=host, which brings the
+// machine's /dev/shm. Its number is PROC_IPC_INIT_INO of linux/proc_ns.h.
+func hostIPC() bool {
+	link, err := os.Readlink("/proc/self/ns/ipc")
+	return err == nil && link == "ipc:[4026531839]"
 }
 
 // unescape undoes the \040 of mountinfo.

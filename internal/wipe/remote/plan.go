@@ -54,6 +54,7 @@ func (f *far) look() error {
 	if f.since, err = created(); err != nil {
 		return err
 	}
+	f.mounts.setApart(f.since, birthOf, hostIPC())
 	r, err := rolesNow()
 	if err != nil {
 		return err

@@ -28,9 +28,9 @@ begin() {
     printf '%s' "$keeps" >"$work/keep"
     for name in failed linked keepids unkept error; do : >"$work/$name"; done
     look_at_processes
+    made
     look_at_mounts
     look_at_homes
-    made
     spare
     complained=$(complaint <"$work/unkept")
     [ -z "$complained" ] || refuse "look at what is to be kept: $complained"
@@ -123,7 +123,7 @@ look_at_homes() {
     while IFS=: read -r _ _ _ _ _ home _; do case $home in /*) homes="$homes$home//" ;; esac done </etc/passwd
 }
 
-# made sets since to when the container was made, and stamp to what stat is asked for the time of a change.
+# made sets since to when the container was made, seconds to the same in seconds, and stamp to what stat is asked for the time of a change.
 made() {
     start_of 1
     boot=$(sed -n 's/^btime //p' /proc/stat)
