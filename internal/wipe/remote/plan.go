@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -63,7 +64,15 @@ func (f *far) look() error {
 	if f.req.Processes {
 		f.useHeld(r.held)
 	}
-	f.keep = keepPaths(f.req.Keep)
+	keep := slices.Clone(f.req.Keep)
+	for _, glob := range f.req.KeepGlobs {
+		matches, err := filepath.Glob(glob)
+		if err != nil {
+			return err
+		}
+		keep = append(keep, matches...)
+	}
+	f.keep = keepPaths(keep)
 	if f.keptIDs, err = f.keptInodes(); err != nil {
 		return err
 	}

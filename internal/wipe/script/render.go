@@ -112,7 +112,23 @@ fi
 		}
 		b.WriteString("\n")
 	}
-	b.WriteString("'\nrules() {\n    :\n")
+	b.WriteString("'\n")
+	glob := func(glob string) {
+		list, ok := components(glob)
+		if !ok && fault == nil {
+			fault = &ValueError{glob}
+		}
+		for _, c := range list {
+			b.WriteString(" " + word(c))
+		}
+		b.WriteString("\n")
+	}
+	b.WriteString("kept_patterns() {\n    :\n")
+	for _, k := range req.KeepGlobs {
+		b.WriteString("    rule 0 0 '' yes")
+		glob(k)
+	}
+	b.WriteString("}\nrules() {\n    :\n")
 	for i, r := range req.Rules {
 		if r.Changed {
 			fmt.Fprintf(&b, "    changed %d %d\n", i, r.Group)
@@ -126,14 +142,7 @@ fi
 			flags += "l"
 		}
 		fmt.Fprintf(&b, "    rule %d %d '%s' %s", i, r.Group, flags, yes(r.Tree))
-		list, ok := components(r.Glob)
-		if !ok && fault == nil {
-			fault = &ValueError{r.Glob}
-		}
-		for _, c := range list {
-			b.WriteString(" " + word(c))
-		}
-		b.WriteString("\n")
+		glob(r.Glob)
 	}
 	fmt.Fprintf(&b, "}\ntext() {\n    cat <<'%s'\n%s%s\n}\n%s", end, far, end, main)
 	switch req.Op {

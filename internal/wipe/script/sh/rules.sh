@@ -14,6 +14,8 @@ spare() {
         name=$(printf '%b.' "$name")
         spare_path "${name%.}"
     done <"$work/keep"
+    stage=keeps
+    kept_patterns
 }
 
 # spare_path PATH: that, and every link on the way, without which a later run would not find it.
@@ -83,6 +85,7 @@ step() {
 # match PATH: what a rule names by it.
 match() {
     gone "$1" && return
+    [ $stage != keeps ] || { spare_path "$1"; return; }
     real "${1%/*}/" || return 0
     found=${result%/}/${1##*/}
     if [ -L "$found" ]; then
