@@ -281,6 +281,9 @@ func (r *run) work(ctx context.Context, w *worker, j *job) error {
 	if j.parts, err = extents(j.fd, j.size); err != nil {
 		return err
 	}
+	if err := w.recheck(ctx, j); err != nil {
+		return err
+	}
 	if err := w.overwrite(ctx, j); err != nil {
 		return err
 	}
