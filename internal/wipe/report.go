@@ -110,6 +110,14 @@ func (r *Report) Remains() int64 {
 	return res.Remains()
 }
 
+// loginEnd is when the login was to be gone: with the data, or, where nobody lived to write that down, with the last word.
+func (r *Report) loginEnd() time.Time {
+	if r.DataEnded.IsZero() {
+		return r.Ended
+	}
+	return r.DataEnded
+}
+
 // take fills in what the far side has reported.
 func (r *Report) take(set *ruleSet, res *protocol.Result) {
 	r.Groups = nil
