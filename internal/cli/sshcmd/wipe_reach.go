@@ -209,7 +209,7 @@ func endMaster(ctx context.Context, env *Env, id uint64) (bool, error) {
 	}
 	ended := false
 	for _, config := range [][]string{nil, {"-F", env.dirs.LoginConfig()}} {
-		path := controlPath(ctx, program, config, known.Name(id))
+		path := ownPath(ctx, program, config, id)
 		if path == "" {
 			continue
 		}
@@ -225,6 +225,16 @@ func endMaster(ctx context.Context, env *Env, id uint64) (bool, error) {
 		ended = true
 	}
 	return ended, nil
+}
+
+// ownPath returns the path of the socket for an instance, or nothing where every instance has that one: whose connection it is
+// then nobody knows.
+func ownPath(ctx context.Context, program string, config []string, id uint64) string {
+	path := controlPath(ctx, program, config, known.Name(id))
+	if path == controlPath(ctx, program, config, known.Name(id+1)) {
+		return ""
+	}
+	return path
 }
 
 // controlPath returns the path of the socket for a host, or nothing.

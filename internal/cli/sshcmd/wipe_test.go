@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -62,5 +64,19 @@ func TestConfirmation(t *testing.T) {
 	}
 	if _, accepted := confirmation(make([]wipe.Plan, 3)); fmt.Sprint(accepted) != "[3]" {
 		t.Errorf("%q", accepted)
+	}
+}
+
+// TestASocketOfEveryInstance may be that of a connection to another one.
+func TestASocketOfEveryInstance(t *testing.T) {
+	for pattern, want := range map[string]string{"/run/cm-%s": "/run/cm-vast-7", "/run/cm": "", "none": "", "relative-%s": ""} {
+		program := filepath.Join(t.TempDir(), "ssh")
+		script := "#!/bin/sh\n[ \"$1 $2 $3\" = '-F x -G' ] && printf 'host x\\ncontrolpath " + pattern + "\\n' \"$4\"\n"
+		if err := os.WriteFile(program, []byte(script), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if got := ownPath(t.Context(), program, []string{"-F", "x"}, 7); got != want {
+			t.Errorf("%s: %q, want %q", pattern, got, want)
+		}
 	}
 }
