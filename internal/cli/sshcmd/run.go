@@ -31,7 +31,8 @@ is; of several, each reaches the program exactly as it was given here. It goes o
 program ends: --attach follows it again, from the beginning of its output. It takes every --get again, since none is kept.
 
 With --wipe nothing is wiped while something that a --get was to bring is not here: a link that leads out of the results,
-or a special file. Nor is it when a --get has brought no file at all, or while another run goes on there. Links that lead to other results are made here, too.
+or a special file. Nor is it when a --get has brought no file at all, or while another run goes on there. Links that lead
+to other results are made here, too.
 
 The exit status is the command's. It is 6 if the results are not all here and verified, or the end is not known.`
 

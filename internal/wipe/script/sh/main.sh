@@ -212,7 +212,7 @@ plan() {
     pass
     tr '\0\n' '\n\001' </proc/1/environ | while IFS= read -r line; do
         name=${line%%=*}
-        case $name in *[!A-Za-z0-9_]* | '') ;; *) say "E $name" ;; esac
+        case $name in *[!A-Za-z0-9_.-]* | '') ;; *) say "E $name" ;; esac
     done
     swap=$(sed -n 's/^SwapTotal: *\([0-9]*\) kB$/\1/p' /proc/meminfo)
     ipc=$({ sed 1d /proc/sysvipc/shm; sed 1d /proc/sysvipc/msg; ls -A /dev/mqueue; } 2>/dev/null | wc -l)
@@ -266,6 +266,7 @@ finish() {
     # Paths are in the journal.
     [ $memory = yes ] || write_over "$dir/journal" "$(stat -c %s "$dir/journal")" "$(stat -c %b "$dir/journal")"
     rm -rf "$dir"
+    gone "$dir" || say "I $(item_words failed 0 "$dir" 'it cannot be removed')"
     look_at_processes # when the connection has ended, what it came through is not known any more
     onhold=$(on_hold)
     say "R finished"
