@@ -135,3 +135,28 @@ func TestMemoryOfTheMachineStays(t *testing.T) {
 		})
 	}
 }
+
+// TestWhatIsToBeKeptAndIsNotThere is told in the plan, since its name may be a mistake.
+func TestWhatIsToBeKeptAndIsNotThere(t *testing.T) {
+	t.Parallel()
+	for kind, c := range far {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t, c)
+			m.plant("mkdir /workspace/results; echo $C >/workspace/results/r")
+			client, req := m.login(), m.everything()
+			req.Keep = []string{"/workspace/reslts"}
+			p := m.plan(client, req)
+			_, res := m.run(client, req)
+			for _, items := range [][]protocol.Item{p.Items, res.Items} {
+				i := slices.IndexFunc(items, func(it protocol.Item) bool { return it.Code == protocol.Kept })
+				if i < 0 || items[i].Path != "/workspace/reslts" || items[i].Text != "nothing is there" || items[i].Group != 3 {
+					t.Errorf("%+v", items)
+				}
+			}
+			if p.Counts[protocol.Kept] != 1 || res.Counts[protocol.Kept] != 1 {
+				t.Errorf("%v, %v", p.Counts, res.Counts)
+			}
+		})
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -86,7 +87,22 @@ func (f *far) look() error {
 	}
 	f.notes = &notes{}
 	f.expand()
+	f.tellAbsent()
 	return nil
+}
+
+// tellAbsent tells of what is to be kept and is not there: the name may be a mistake. The last group is none of the login's.
+func (f *far) tellAbsent() {
+	if f.req.Op == protocol.OpFinish || len(f.req.Rules) == 0 {
+		return
+	}
+	group := f.req.Rules[len(f.req.Rules)-1].Group
+	for _, name := range f.req.Keep {
+		var st unix.Stat_t
+		if err := unix.Lstat(name, &st); err != nil && isGone(err) {
+			f.notes.item(item(protocol.Kept, group, name, errors.New("nothing is there")))
+		}
+	}
 }
 
 // useHeld adds the programs of processes that are held: Linux lets nobody write to a program that runs.

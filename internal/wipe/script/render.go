@@ -97,7 +97,11 @@ if [ -z "$label" ] || [ "$got" != "$label" ]; then
 fi
 `)
 	logins := slices.ContainsFunc(req.Rules, func(r protocol.Rule) bool { return r.Login })
-	fmt.Fprintf(&b, "logins=%s\n", yes(logins))
+	lastGroup := 0
+	if n := len(req.Rules); n > 0 {
+		lastGroup = req.Rules[n-1].Group
+	}
+	fmt.Fprintf(&b, "logins=%s last_group=%d\n", yes(logins), lastGroup)
 	fmt.Fprintf(&b, "dir=%s op=%s processes=%s packages=%s\n", word(req.Dir), word(string(req.Op)), yes(req.Processes), yes(req.Packages))
 	fmt.Fprintf(&b, "hash=%s\n", word(req.RulesHash()))
 	fmt.Fprintf(&b, "needed=%s\nstanding=%s\nsystem=%s\n", word(list(needed)), word(list(standing)), word(list(system)))
