@@ -160,3 +160,33 @@ func TestWhatIsToBeKeptAndIsNotThere(t *testing.T) {
 		})
 	}
 }
+
+// TestSecretsThatStay are to be rotated, too: on a volume that nobody wipes, and where something is to be kept.
+func TestSecretsThatStay(t *testing.T) {
+	t.Parallel()
+	for kind, c := range far {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			c.Volumes = map[string]string{"/data": t.TempDir()}
+			m := newMachine(t, c)
+			m.plant("mkdir /data/.aws /data/.none; echo $C >/data/.env; echo $C >/data/.aws/credentials; : >/data/empty; echo $C >/root/token; ln -s /data/.env /root/.env")
+			client, req := m.login(), m.everything()
+			req.Keep = []string{"/root/token"}
+			for i, glob := range []string{"/data/.env", "/data/empty", "/root/token", "/data/.aws"} {
+				req.Rules = slices.Insert(req.Rules, 2+i, protocol.Rule{Group: 1, Glob: glob, Tree: glob == "/data/.aws", Secret: true})
+			}
+			p := m.plan(client, req)
+			_, res := m.run(client, req)
+			for _, secrets := range [][]protocol.Secret{p.Secrets, res.Secrets} {
+				var got []string
+				for _, s := range secrets {
+					got = append(got, s.Path)
+				}
+				slices.Sort(got)
+				if want := []string{"/data/.aws", "/data/.env", "/root/token"}; !slices.Equal(got, want) {
+					t.Errorf("%q, want %q", got, want)
+				}
+			}
+		})
+	}
+}

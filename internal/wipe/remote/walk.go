@@ -91,7 +91,11 @@ func (f *far) walkRoot(ctx context.Context, at root, v visitor) error {
 	}
 	if m := f.mounts.of(at.path); m.class == volume && !f.mayWipe(m.path) {
 		f.notes.item(item(protocol.Volume, f.req.Rules[at.rule].Group, at.path, nil))
+		f.secretLeft(at)
 		return nil
+	}
+	if f.kept(at.path) {
+		f.secretLeft(at)
 	}
 	parent, err := openDir(path.Dir(at.path), f.mounts)
 	if err != nil {
@@ -103,6 +107,18 @@ func (f *far) walkRoot(ctx context.Context, at root, v visitor) error {
 	parent.closing = v.closing
 	parent.remove = false
 	return f.walkName(ctx, at.rule, parent, path.Base(at.path), at.tree, 0, v)
+}
+
+// secretLeft names a place of secrets that nobody goes into: they are to be rotated all the same.
+func (f *far) secretLeft(at root) {
+	var st unix.Stat_t
+	if !f.req.Rules[at.rule].Secret || unix.Lstat(at.path, &st) != nil {
+		return
+	}
+	kind := st.Mode & unix.S_IFMT
+	if kind == unix.S_IFDIR || kind == unix.S_IFREG && st.Size > 0 {
+		f.notes.secret(protocol.Secret{Rule: at.rule, Path: bounded(at.path, protocol.MaxPath)})
+	}
 }
 
 func (f *far) walkDir(ctx context.Context, i int, d *dir, depth int, v visitor) error {
@@ -172,7 +188,8 @@ func (f *far) walkName(ctx context.Context, i int, d *dir, name string, tree boo
 	case !ok:
 	case code != "":
 		f.notes.item(item(code, r.Group, at, nil))
-		if r.Secret && code == protocol.Image && st.Size > 0 {
+		stays := code == protocol.Image || code == protocol.InUse || code == protocol.ReadOnly
+		if r.Secret && stays && st.Size > 0 {
 			f.notes.secret(protocol.Secret{Rule: i, Path: bounded(at, protocol.MaxPath)})
 		}
 	default:

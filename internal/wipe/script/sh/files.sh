@@ -94,7 +94,12 @@ one() {
         [ "$swept" = yes ] || secret "$rule" "$file" "$size"
         return 0
     fi
-    case " $used " in *" $id "*) tell in-use "$group" "$file"; return 0 ;; esac
+    case " $used " in *" $id "*)
+        tell in-use "$group" "$file"
+        [ "$swept" = yes ] || secret "$rule" "$file" "$size"
+        return 0
+        ;;
+    esac
     if [ "$links" -gt 1 ] && known "$work/keepids" "$id"; then
         tell kept "$group" "$file"
         return 0
@@ -106,6 +111,7 @@ one() {
     told "$file" && return 0
     if [ "$frozen" = yes ]; then
         tell read-only "$group" "$file"
+        [ "$swept" = yes ] || secret "$rule" "$file" "$size"
         return 0
     fi
     if packaged "$file"; then

@@ -127,7 +127,7 @@ walk() {
     mount_of "$1"
     case $class in
         pseudo | bound) return 0 ;;
-        volume) allowed "$point" || { tell volume "$group" "$1"; return 0; } ;;
+        volume) allowed "$point" || { tell volume "$group" "$1"; secret_left "$1"; return 0; } ;;
     esac
     if [ "$class:$frozen:$point" = "memory:yes:$1" ]; then
         tell volume "$group" "$1"
@@ -135,6 +135,7 @@ walk() {
     fi
     if within "$keeps" "$1"; then
         tell kept "$group" "$1"
+        secret_left "$1"
         return 0
     fi
     if [ -L "$1" ]; then
@@ -148,6 +149,12 @@ walk() {
     else
         on_mount each special "$1"
     fi
+}
+
+# secret_left PLACE: names a place of secrets that nobody goes into: they are to be rotated all the same.
+secret_left() {
+    [ "$swept" != yes ] && [ ! -L "$1" ] || return 0
+    if [ -d "$1" ] || [ -f "$1" ] && [ -s "$1" ]; then secret "$rule" "$1" 1; fi
 }
 
 # on_mount COMMAND…: with what it has to know of the mount that mount_of has found.
