@@ -400,3 +400,26 @@ func TestRunAndWipe(t *testing.T) {
 		t.Errorf("%d canaries left, lives: %v", n, r.lives())
 	}
 }
+
+// TestWipeOfAnInstanceThatWasUsedAgain: after a wipe it was restarted, which brings the login back, and worked with. What the wipe
+// before has done says nothing of that.
+func TestWipeOfAnInstanceThatWasUsedAgain(t *testing.T) {
+	t.Parallel()
+	r := newRented(t, sim.Options{}, overlay.Config{})
+	files := []string{"/root/.ssh/authorized_keys", "/etc/ssh/ssh_host_ed25519_key"}
+	var before []string
+	for _, name := range files {
+		before = append(before, r.machine.Sh("cat "+name))
+	}
+	r.Must("vast-ssh", "wipe", "box", "--yes", "--destroy", "never")
+	for i, name := range files {
+		r.machine.Sh(`umask 077; mkdir -p "${1%/*}"; printf %s "$2" >"$1"`, name, before[i])
+	}
+	r.Must("vast-ssh", "box", "true")
+	r.machine.Sh("echo $1 >/workspace/new", string(r.canary))
+	r.Account.SetStatus(r.in.ID, "exited")
+	got := r.Run("vast-ssh", "wipe", "box", "--yes")
+	if got.Code != 7 || !r.lives() || !strings.Contains(got.Stderr, "hint: ") {
+		t.Errorf("exit %d, it lives: %v\n%s%s", got.Code, r.lives(), got.Stdout, got.Stderr)
+	}
+}

@@ -284,12 +284,22 @@ func TestAttach(t *testing.T) {
 			if err := func() error { r, _ := w.run(Config{ID: r.ID()}); return r.Remove(bound(t)) }(); err == nil {
 				t.Error("a run that goes on was removed")
 			}
+			other, _ := w.run(Config{})
+			if ids, err := other.Others(bound(t)); err != nil || !slices.Equal(ids, []string{r.ID()}) {
+				t.Errorf("the others: %q, %v", ids, err)
+			}
+			if ids, err := r.Others(bound(t)); err != nil || len(ids) > 0 {
+				t.Errorf("others than the only one: %q, %v", ids, err)
+			}
 			write(t, filepath.Join(w.home, "go"), "")
 			again, o := w.run(Config{ID: r.ID()})
 			status, err := again.Follow(bound(t))
 			check(t, err)
 			if status != 4 || o.out.String() != "one\ntwo\n" {
 				t.Errorf("status %d, %q", status, &o.out)
+			}
+			if ids, err := other.Others(bound(t)); err != nil || len(ids) > 0 {
+				t.Errorf("others that have ended: %q, %v", ids, err)
 			}
 		})
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -43,6 +44,25 @@ func SafeN(s string, max int) string {
 		}
 	}
 	return b.String()
+}
+
+// SafeJSON returns JSON text that means the same, with every character escaped that Safe would replace: encoding/json leaves all but
+// those below the space as they are, of which some act on a terminal. Line breaks between values stay.
+func SafeJSON(text []byte) []byte {
+	var b []byte
+	for len(text) > 0 {
+		r, size := utf8.DecodeRune(text)
+		switch {
+		case visible(r), r == '\n':
+			b = append(b, text[:size]...)
+		default: // which only a string holds
+			for _, unit := range utf16.AppendRune(nil, r) {
+				b = fmt.Appendf(b, `\u%04x`, unit)
+			}
+		}
+		text = text[size:]
+	}
+	return b
 }
 
 // pieces yields s character by character, each as itself or as its escape.

@@ -1,6 +1,7 @@
 package term
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 	"unicode"
@@ -88,4 +89,22 @@ func FuzzSafe(f *testing.F) {
 			t.Errorf("Safe changed plain text %q to %q", s, safe)
 		}
 	})
+}
+
+func TestSafeJSON(t *testing.T) {
+	text := "a\x1b[2J\u009b2J\x7f\u202e\u200b\U000e0041\n\"\\ ü漢\U0001f600"
+	data, err := json.MarshalIndent(map[string]string{"k": text}, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	safe := SafeJSON(data)
+	for line := range strings.Lines(string(safe)) {
+		if line = strings.TrimSuffix(line, "\n"); Safe(line) != line {
+			t.Errorf("%q", line)
+		}
+	}
+	var got map[string]string
+	if err := json.Unmarshal(safe, &got); err != nil || got["k"] != text || !strings.Contains(string(safe), "ü漢\U0001f600") {
+		t.Errorf("%v: %q of %s", err, got, safe)
+	}
 }

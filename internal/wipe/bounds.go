@@ -25,7 +25,14 @@ func checkTallies(groups []protocol.Tally, want int, more ...protocol.Tally) err
 	return nil
 }
 
-func checkCounts(counts map[protocol.Code]int64, unlisted int64) error {
+// checkCounts also makes sure that what is listed is counted: by the counts a wipe is clean or not.
+func checkCounts(counts map[protocol.Code]int64, items []protocol.Item, unlisted int64) error {
+	listed := make(map[protocol.Code]int64)
+	for _, it := range items {
+		if listed[it.Code]++; listed[it.Code] > counts[it.Code] {
+			return errLies
+		}
+	}
 	for code, n := range counts {
 		if n < 0 || n > maxCount || len(code) > protocol.MaxText {
 			return errLies
@@ -59,7 +66,7 @@ func (s *ruleSet) checkPlan(p *protocol.Plan) error {
 	if len(p.Volumes) > protocol.MaxItems || len(p.Environment) > protocol.MaxItems || p.SwapBytes < 0 || p.IPC < 0 {
 		return errLies
 	}
-	return errors.Join(checkTallies(p.Groups, len(s.groups), p.Total, p.Deleted), checkCounts(p.Counts, p.Unlisted),
+	return errors.Join(checkTallies(p.Groups, len(s.groups), p.Total, p.Deleted), checkCounts(p.Counts, p.Items, p.Unlisted),
 		checkLists(p.Items, p.Secrets, p.Processes, s))
 }
 
@@ -67,6 +74,6 @@ func (s *ruleSet) checkResult(r *protocol.Result) error {
 	if r.Names < 0 {
 		return errLies
 	}
-	return errors.Join(checkTallies(r.Groups, len(s.groups), r.Total, r.Deleted), checkCounts(r.Counts, r.Unlisted),
+	return errors.Join(checkTallies(r.Groups, len(s.groups), r.Total, r.Deleted), checkCounts(r.Counts, r.Items, r.Unlisted),
 		checkLists(r.Items, r.Secrets, r.Processes, s))
 }

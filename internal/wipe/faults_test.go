@@ -33,6 +33,8 @@ type farServer struct {
 	addr string
 	runs atomic.Int64
 	say  []protocol.Message
+	// mute is set when it answers no probe any more.
+	mute atomic.Bool
 }
 
 func newFarServer(t *testing.T, say ...protocol.Message) *farServer {
@@ -95,6 +97,9 @@ func (f *farServer) run(channel ssh.Channel, command string) {
 	switch {
 	case command == "exec sh -s":
 		io.Copy(io.Discard, channel)
+		if f.mute.Load() {
+			select {}
+		}
 		fmt.Fprint(channel, "\nvast-ssh-probe 1\nlabel C.7\nsystem Linux\nmachine x86_64\nhome /root\ngzip\ndir tmpfs yes yes /run\nend\n")
 	case strings.Contains(command, "echo sent"):
 		io.Copy(io.Discard, channel)
@@ -122,6 +127,9 @@ func (f *farServer) converse(channel ssh.Channel) {
 	}
 	f.runs.Add(1)
 	for _, m := range f.say {
+		if m.Result != nil && m.Result.Groups == nil {
+			m.Result.Groups = make([]protocol.Tally, groups)
+		}
 		w.Send(m)
 	}
 }
@@ -135,20 +143,64 @@ func TestAFarSideThatFailsIsTriedThrice(t *testing.T) {
 		protocol.Message{Progress: &protocol.Progress{Phase: protocol.PhaseProcesses, Done: protocol.Tally{Files: 1, Bytes: 1}}},
 		protocol.Message{Error: "no memory"},
 	)
-	cfg := wipe.Config{
+	r, err := f.prepare(t).Run(t.Context())
+	if err != nil || r.Data != wipe.Incomplete || !strings.Contains(r.Problem, "no memory") || f.runs.Load() != 3 {
+		t.Errorf("%v: %+v after %d runs", err, r, f.runs.Load())
+	}
+}
+
+// prepare prepares a wipe of the instance that it is taken for.
+func (f *farServer) prepare(t *testing.T) *wipe.Wipe {
+	t.Helper()
+	p, err := wipe.Prepare(t.Context(), wipe.Config{
 		Instance: vast.Instance{ID: 7, ActualStatus: "running"}, API: jobless{}, Dir: t.TempDir() + "/reports",
 		Options: wipe.Options{Scope: wipe.Workspace, Destroy: wipe.IfClean}, Pause: time.Millisecond,
+		Patience: 2 * time.Second, Silence: 100 * time.Millisecond,
 		Connect: func(context.Context) (*ssh.Client, error) {
 			return ssh.Dial("tcp", f.addr, &ssh.ClientConfig{HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: time.Minute})
 		},
 		Refused: func(error) bool { return false }, Closed: func(error) bool { return false },
-	}
-	p, err := wipe.Prepare(t.Context(), cfg)
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := p.Run(t.Context())
-	if err != nil || r.Data != wipe.Incomplete || !strings.Contains(r.Problem, "no memory") || f.runs.Load() != 3 {
-		t.Errorf("%v: %+v after %d runs", err, r, f.runs.Load())
+	return p
+}
+
+// TestAMachineThatOnlyAnswersThatItIsThere is given up.
+func TestAMachineThatOnlyAnswersThatItIsThere(t *testing.T) {
+	if !deploy.Built() {
+		testenv.Missing(t, "the helper programs: go generate vast-ssh/internal/wipe/deploy")
+	}
+	f := newFarServer(t)
+	w := f.prepare(t)
+	f.mute.Store(true)
+	r, err := w.Run(t.Context())
+	if err != nil || r.Data != wipe.Incomplete || !strings.Contains(r.Problem, "out of reach") {
+		t.Errorf("%v: %+v", err, r)
+	}
+}
+
+// TestResultsThatMakeNoSense end the wipe, and nothing of them is in the report.
+func TestResultsThatMakeNoSense(t *testing.T) {
+	if !deploy.Built() {
+		testenv.Missing(t, "the helper programs: go generate vast-ssh/internal/wipe/deploy")
+	}
+	many := make([]protocol.Tally, 5000)
+	for i := range many {
+		many[i].Files = 1
+	}
+	for name, res := range map[string]protocol.Result{
+		"too many groups":                {Groups: many},
+		"a negative total":               {Total: protocol.Tally{Files: -1, Bytes: -1}, Names: 5},
+		"a strange group":                {Items: []protocol.Item{{Code: protocol.Kept, Group: 1 << 40}}, Names: 5},
+		"what is listed and not counted": {Items: []protocol.Item{{Code: protocol.Failed, Path: "/x"}}, Names: 5},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, err := newFarServer(t, protocol.Message{Result: &res}).prepare(t).Run(t.Context())
+			if err != nil || r.Data != wipe.Incomplete || !strings.Contains(r.Problem, "no sense") || r.Names != 0 || len(r.Left) > 0 {
+				t.Errorf("%v: %+v", err, r)
+			}
+		})
 	}
 }

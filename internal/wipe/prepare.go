@@ -176,7 +176,7 @@ func Prepare(ctx context.Context, cfg Config) (*Wipe, error) {
 	}
 	if in.ActualStatus != "running" {
 		err := &NotRunningError{in.ID, in.ActualStatus}
-		if w.earlier(err) { // the container may have ended with the last act of the wipe
+		if w.earlier(ctx, err) { // the container may have ended with the last act of the wipe
 			return w, nil
 		}
 		return nil, err
@@ -184,7 +184,7 @@ func Prepare(ctx context.Context, cfg Config) (*Wipe, error) {
 	cfg.notify("connecting to instance %d", in.ID)
 	client, err := w.connect(ctx)
 	if err != nil {
-		if w.earlier(err) {
+		if w.earlier(ctx, err) {
 			return w, nil
 		}
 		return nil, err
@@ -202,9 +202,12 @@ func Prepare(ctx context.Context, cfg Config) (*Wipe, error) {
 
 // earlier takes up the report of a wipe of this very instance that removed everything and could not destroy it, when a connection
 // fails in a way that fits: with err. A machine whose login is removed may have no host key to begin with. But one that shows
-// another key is another.
-func (w *Wipe) earlier(err error) bool {
+// another key is another, and one that has let somebody in since has been used again: a restart brings the login back.
+func (w *Wipe) earlier(ctx context.Context, err error) bool {
 	r := lastReport(w.cfg.Dir, w.cfg.Instance)
+	if r != nil && w.cfg.LoggedIn != nil && w.cfg.LoggedIn(ctx, r.loginEnd()) {
+		return false
+	}
 	closed := w.cfg.Refused(err) || w.cfg.Closed(err)
 	var ended *NotRunningError
 	switch {
@@ -301,7 +304,7 @@ func (w *Wipe) ask(ctx context.Context, client *ssh.Client, volumes []string) (*
 	o := w.cfg.Options
 	w.set = build(o, w.facts, catalogue.Entries(), volumes)
 	w.req = protocol.Request{
-		Label: label(w.cfg.Instance.ID), Op: protocol.OpPlan, Rules: w.set.rules, Keep: w.set.keep, Volumes: volumes,
+		Label: label(w.cfg.Instance.ID), Op: protocol.OpPlan, Rules: w.set.rules, Keep: w.set.keep, KeepGlobs: w.set.keepGlobs, Volumes: volumes,
 		Packages: o.Scope == All, Processes: true,
 	}
 	s, err := deploy.Start(ctx, client, w.facts, w.req)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"vast-ssh/internal/atomicfile"
+	"vast-ssh/internal/term"
 	"vast-ssh/internal/vast"
 	"vast-ssh/internal/wipe/deploy"
 	"vast-ssh/internal/wipe/protocol"
@@ -109,6 +110,14 @@ func (r *Report) Remains() int64 {
 	return res.Remains()
 }
 
+// loginEnd is when the login was to be gone: with the data, or, where nobody lived to write that down, with the last word.
+func (r *Report) loginEnd() time.Time {
+	if r.DataEnded.IsZero() {
+		return r.Ended
+	}
+	return r.DataEnded
+}
+
 // take fills in what the far side has reported.
 func (r *Report) take(set *ruleSet, res *protocol.Result) {
 	r.Groups = nil
@@ -136,7 +145,7 @@ func (r *Report) write(dir string) error {
 		return err
 	}
 	name := filepath.Join(dir, fmt.Sprintf("%d-%s.json", r.Instance, r.Started.UTC().Format("20060102T150405Z")))
-	if err := atomicfile.Write(name, append(data, '\n')); err != nil {
+	if err := atomicfile.Write(name, append(term.SafeJSON(data), '\n')); err != nil {
 		return err
 	}
 	r.path = name

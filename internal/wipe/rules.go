@@ -22,8 +22,8 @@ type ruleSet struct {
 	rules  []protocol.Rule
 	// entries has the entry of each rule that has one, by its place among the rules.
 	entries map[int]catalogue.Entry
-	// keep are the paths that no rule reaches.
-	keep []string
+	// keep are the paths that no rule reaches, and keepGlobs patterns of such.
+	keep, keepGlobs []string
 }
 
 // kinds are those that a scope takes from the catalogue, in the order of its rules. What logging in needs comes first,
@@ -48,9 +48,7 @@ func (s *ruleSet) keepLogin(entries []catalogue.Entry, facts *deploy.Facts) {
 			continue
 		}
 		for _, p := range e.Expand(facts.Homes, facts.Env) {
-			if !strings.ContainsAny(p.Glob, `*?[\`) {
-				s.keep = append(s.keep, p.Glob)
-			}
+			s.keepGlobs = append(s.keepGlobs, p.Glob)
 		}
 	}
 }

@@ -29,6 +29,9 @@ const (
 	watchEvery    = 15 * time.Second
 	watchPatience = 90 * time.Second
 
+	// toBegin is how many silences the far side may take before it begins: for a probe, and for the helper on a slow line.
+	toBegin = 10
+
 	// longest is by how much a pause grows.
 	longest = 15
 )
@@ -190,14 +193,17 @@ func (w *Wipe) attempt(ctx context.Context, r *Report) (res *protocol.Result, fi
 		}
 	}
 	defer client.Close()
+	// A machine may answer for ever whether it is there, and nothing else.
+	begin, cancel := context.WithTimeout(ctx, toBegin*w.cfg.Silence)
+	defer cancel()
 	// The container behind the address is asked for again each time.
-	facts, err := deploy.Probe(ctx, client, label(w.cfg.Instance.ID), catalogue.Variables())
+	facts, err := deploy.Probe(begin, client, label(w.cfg.Instance.ID), catalogue.Variables())
 	if err != nil {
 		return nil, false, err
 	}
 	req := w.req
 	req.Op = protocol.OpRun
-	s, err := deploy.Start(ctx, client, facts, req)
+	s, err := deploy.Start(begin, client, facts, req)
 	if err != nil {
 		return nil, false, startError(err)
 	}
@@ -305,8 +311,11 @@ func (w *Wipe) follow(ctx context.Context, client *ssh.Client, s *deploy.Session
 			}
 			w.progress(m.Progress)
 		case m.Result != nil:
+			if err := w.set.checkResult(m.Result); err != nil {
+				return nil, err // of one that makes no sense nothing is taken
+			}
 			w.count(m.Result.Total)
-			return m.Result, w.set.checkResult(m.Result)
+			return m.Result, nil
 		}
 	}
 }

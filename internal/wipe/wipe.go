@@ -130,8 +130,10 @@ type Config struct {
 	Refused func(error) bool
 	Closed  func(error) bool
 	// Retry tells whether a failed Connect is worth another.
-	Retry   func(error) bool
-	Options Options
+	Retry func(error) bool
+	// LoggedIn, if set, reports whether it is known that somebody has logged in to the instance since a time.
+	LoggedIn func(ctx context.Context, since time.Time) bool
+	Options  Options
 	// Patience is how long a machine may be out of reach before a run is given up, 0 for ten minutes.
 	Patience time.Duration
 	// Silence is how long a far side may say nothing before its connection counts as broken, 0 for 45 seconds. It speaks four

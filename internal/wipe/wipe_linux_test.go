@@ -409,6 +409,41 @@ func TestScopes(t *testing.T) {
 	}
 }
 
+// TestAMachineThatStaysInUse is logged in to afterwards, though a path was named that holds the login, and every key that is none
+// of the login's is gone.
+func TestAMachineThatStaysInUse(t *testing.T) {
+	t.Parallel()
+	for kind, c := range map[deploy.Kind]overlay.Config{
+		deploy.Helper: {}, deploy.Script: {NoExec: []string{"/dev/shm", "/run", "/tmp", "/var/tmp", "/root"}},
+	} {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, c)
+			w.plant("for n in a au aurora auth.pem @x id_test; do echo $C >/root/.ssh/$n; done; echo $C >/etc/ssh/mine; echo $C >/root/x")
+			r, err := w.prepare(wipe.Options{Scope: wipe.Secrets, Destroy: wipe.Never, Paths: []string{"/root", "/etc/ssh"}}).Run(t.Context())
+			if err != nil || r.Data != wipe.Clean || r.LoginRemoved {
+				t.Fatalf("%v: %+v", err, r)
+			}
+			if got := w.found(); len(got) > 0 {
+				t.Errorf("left: %q", got)
+			}
+			for _, name := range []string{"a", "au", "aurora", "auth.pem", "id_test"} {
+				if !slices.ContainsFunc(r.Rotate, func(s wipe.Secret) bool { return s.Path == "/root/.ssh/"+name }) {
+					t.Errorf("%s is not to be rotated", name)
+				}
+			}
+			client, err := w.connect(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			client.Close()
+			if r.FarSide != kind {
+				t.Errorf("by the %s", r.FarSide)
+			}
+		})
+	}
+}
+
 // TestALostLastWord cuts the connection when the login is being removed.
 func TestALostLastWord(t *testing.T) {
 	t.Parallel()

@@ -1,6 +1,7 @@
 package sshcmd
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -171,7 +172,12 @@ func orDash(s string) string {
 func jsonFlag() cli.Flag { return &cli.BoolFlag{Name: "json", Usage: "print JSON"} }
 
 func printJSON(env *Env, v any) error {
-	enc := json.NewEncoder(env.Stdout)
+	var text bytes.Buffer
+	enc := json.NewEncoder(&text)
 	enc.SetIndent("", "  ")
-	return enc.Encode(v)
+	if err := enc.Encode(v); err != nil {
+		return err
+	}
+	_, err := env.Stdout.Write(term.SafeJSON(text.Bytes()))
+	return err
 }

@@ -31,7 +31,8 @@ is; of several, each reaches the program exactly as it was given here. It goes o
 program ends: --attach follows it again, from the beginning of its output. It takes every --get again, since none is kept.
 
 With --wipe nothing is wiped while something that a --get was to bring is not here: a link that leads out of the results,
-or a special file. Nor is it when a --get has brought no file at all. Links that lead to other results are made here, too.
+or a special file. Nor is it when a --get has brought no file at all, or while another run goes on there. Links that lead
+to other results are made here, too.
 Before it wipes, it asks: say --yes where nobody will be there to answer. What is wiped, and how: vast-ssh wipe --help
 
 The exit status is the command's. It is 6 if the results are not all here and verified, if the end is not known, or if the
@@ -60,7 +61,7 @@ func runCommand(env *Env) *cli.Command {
 			if err != nil {
 				return err
 			}
-			return (&running{env: env, c: c, opts: o, name: o.instance, wipe: wipeAfterRun}).all(c.Context)
+			return (&running{env: env, c: c, opts: o, name: o.instance, wipe: wipeAfterRun, others: (*job.Run).Others}).all(c.Context)
 		},
 	}
 }
@@ -165,8 +166,10 @@ type running struct {
 	rep  runReport
 	// wipe wipes the instance when its results are verified. yes says not to ask.
 	wipe func(ctx context.Context, env *Env, id uint64, yes bool) error
-	told time.Time // when progress was told last
-	cut  bool      // a lost connection was told
+	// others returns the other runs of the instance whose commands go on.
+	others func(*job.Run, context.Context) ([]string, error)
+	told   time.Time // when progress was told last
+	cut    bool      // a lost connection was told
 }
 
 func (x *running) all(ctx context.Context) error {
@@ -394,6 +397,20 @@ func (x *running) held() error {
 	return voice.Hinted(&incompleteError{err}, x.wayOn(missing))
 }
 
+// alone returns an error if a wipe would end the command of another run, whose results are not here yet.
+func (x *running) alone(ctx context.Context) error {
+	ids, err := x.others(x.run, ctx)
+	if err != nil {
+		return x.unfinished(ctx, err, "the results are here, and the instance was not wiped")
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	return voice.Hinted(&incompleteError{
+		fmt.Errorf("instance %d was not wiped, since another run goes on there: %s", x.rep.Instance, ids[0]),
+	}, fmt.Sprintf("vast-ssh run %d --attach %s   (or end all of it: vast-ssh wipe %d)", x.rep.Instance, ids[0], x.rep.Instance))
+}
+
 // maxWays is how many results a hint names.
 const maxWays = 10
 
@@ -417,6 +434,9 @@ func (x *running) end(ctx context.Context, status int) error {
 	switch {
 	case always, x.c.Bool("wipe") && status == 0:
 		if err := x.held(); err != nil {
+			return err
+		}
+		if err := x.alone(ctx); err != nil {
 			return err
 		}
 		x.run.Close()

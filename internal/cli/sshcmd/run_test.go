@@ -18,6 +18,32 @@ import (
 	"vast-ssh/internal/vast"
 )
 
+// none is an instance without other runs.
+func none(*job.Run, context.Context) ([]string, error) { return nil, nil }
+
+// A wipe would end the command of another run.
+func TestRunBesideAnother(t *testing.T) {
+	run, err := job.New(job.Config{ID: job.NewID(), Dial: func(context.Context) (*ssh.Client, error) { return nil, errors.New("no connection") }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for says, others := range map[string]func(*job.Run, context.Context) ([]string, error){
+		"--attach 0123456789abcdef": func(*job.Run, context.Context) ([]string, error) { return []string{"0123456789abcdef"}, nil },
+		"--attach " + run.ID():      (*job.Run).Others,
+	} {
+		x := &running{run: run, others: others, wipe: func(context.Context, *Env, uint64, bool) error {
+			t.Error("it was wiped")
+			return nil
+		}}
+		x.rep.Instance, x.rep.Run, x.name = 77, run.ID(), "77"
+		err := endOf(t, x, "--wipe --yes", 0)
+		var h voice.Hinter
+		if exitCode(err) != voice.Incomplete || !errors.As(err, &h) || !strings.Contains(h.Hint(), says) {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
 // What becomes of the instance after a run whose results are verified.
 func TestRunEnds(t *testing.T) {
 	for _, tt := range []struct {
@@ -55,7 +81,7 @@ func TestRunEnds(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		x := &running{run: run, wipe: wiped}
+		x := &running{run: run, wipe: wiped, others: none}
 		x.rep.Instance = 77
 		err = endOf(t, x, tt.flags, tt.status)
 		if (calls == 1) != tt.wiped || x.rep.Wiped != (tt.wiped && !tt.fails) || removed != tt.remove {
@@ -90,7 +116,7 @@ func TestRunHeld(t *testing.T) {
 		{"--keep", 0, link, "", 0},
 	} {
 		calls := 0
-		x := &running{name: "77", wipe: func(context.Context, *Env, uint64, bool) error {
+		x := &running{name: "77", others: none, wipe: func(context.Context, *Env, uint64, bool) error {
 			calls++
 			return nil
 		}}
@@ -125,7 +151,7 @@ func TestRunWipeFails(t *testing.T) {
 		{&unpinnedError{77}, "meet it first: vast-ssh 77 true; then: " + again},
 		{incomplete(again+"   (or not)", "instance 77 is not clean: it costs money"), again + "   (or not)"},
 	} {
-		x := &running{name: "77", wipe: func(context.Context, *Env, uint64, bool) error { return tt.err }}
+		x := &running{name: "77", others: none, wipe: func(context.Context, *Env, uint64, bool) error { return tt.err }}
 		x.rep.Instance = 77
 		err := endOf(t, x, "--wipe --yes", 0)
 		var h voice.Hinter

@@ -261,17 +261,7 @@ var errNotConfirmed = errors.New("not confirmed: nothing was touched")
 
 // confirmWipe has a person type what is about to go: the label or the id of one instance, or the number of several.
 func confirmWipe(ctx context.Context, plans []wipe.Plan) error {
-	question := fmt.Sprintf("Type %d to go on: ", len(plans))
-	accepted := []string{fmt.Sprint(len(plans))}
-	if len(plans) == 1 {
-		p := plans[0]
-		accepted = []string{fmt.Sprint(p.Instance)}
-		question = fmt.Sprintf("Type %d to go on: ", p.Instance)
-		if p.Label != "" {
-			accepted = append(accepted, strings.TrimSpace(p.Label))
-			question = fmt.Sprintf("Type %s or %d to go on: ", term.SafeN(p.Label, 100), p.Instance)
-		}
-	}
+	question, accepted := confirmation(plans)
 	answer, err := term.Line(ctx, question)
 	if errors.Is(err, term.ErrNoTerminal) {
 		return voice.Hinted(errors.New("there is no terminal to confirm at: nothing was touched"),
@@ -284,6 +274,18 @@ func confirmWipe(ctx context.Context, plans []wipe.Plan) error {
 		return errNotConfirmed
 	}
 	return nil
+}
+
+// confirmation is what is asked before a wipe, and the answers to it.
+func confirmation(plans []wipe.Plan) (question string, accepted []string) {
+	if len(plans) != 1 {
+		return fmt.Sprintf("Type %d to go on: ", len(plans)), []string{fmt.Sprint(len(plans))}
+	}
+	id := fmt.Sprint(plans[0].Instance)
+	if label := strings.TrimSpace(plans[0].Label); label != "" { // a line has no blanks around, and an empty one is no answer
+		return fmt.Sprintf("Type %s or %s to go on: ", term.SafeN(label, 100), id), []string{id, label}
+	}
+	return fmt.Sprintf("Type %s to go on: ", id), []string{id}
 }
 
 // runAll wipes one instance after the other, and destroys each as soon as its data is done.

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"vast-ssh/internal/chainlog"
 	"vast-ssh/internal/proxy"
 	"vast-ssh/internal/resolve"
 	"vast-ssh/internal/vast"
@@ -74,7 +75,20 @@ func wipeConfig(env *Env, api *vast.Client, o wipe.Options, in vast.Instance) (w
 		Refused: proxy.LoginRefused,
 		Closed:  closedBefore,
 		Retry:   worthAnother,
+		LoggedIn: func(ctx context.Context, since time.Time) bool {
+			return signedSince(ctx, dirs.Decisions(), in.ID, since)
+		},
 	}, nil
+}
+
+// signedSince reports whether the agent's log, in dir, has a login to an instance since a time. A log that cannot be read has none.
+func signedSince(ctx context.Context, dir string, id uint64, since time.Time) bool {
+	found := false
+	chainlog.Read(ctx, dir, func(r chainlog.Record) error {
+		found = found || r.Verdict == chainlog.Signed && r.Instance == id && r.At.After(since)
+		return nil
+	})
+	return found
 }
 
 // logIn makes a connection of this process to an instance that was met before.
@@ -195,7 +209,7 @@ func endMaster(ctx context.Context, env *Env, id uint64) (bool, error) {
 	}
 	ended := false
 	for _, config := range [][]string{nil, {"-F", env.dirs.LoginConfig()}} {
-		path := controlPath(ctx, program, config, known.Name(id))
+		path := ownPath(ctx, program, config, id)
 		if path == "" {
 			continue
 		}
@@ -211,6 +225,16 @@ func endMaster(ctx context.Context, env *Env, id uint64) (bool, error) {
 		ended = true
 	}
 	return ended, nil
+}
+
+// ownPath returns the path of the socket for an instance, or nothing where every instance has that one: whose connection it is
+// then nobody knows.
+func ownPath(ctx context.Context, program string, config []string, id uint64) string {
+	path := controlPath(ctx, program, config, known.Name(id))
+	if path == controlPath(ctx, program, config, known.Name(id+1)) {
+		return ""
+	}
+	return path
 }
 
 // controlPath returns the path of the socket for a host, or nothing.

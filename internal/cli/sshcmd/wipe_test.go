@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -91,5 +93,31 @@ func TestInstancesThatWereNotBegunAreNamed(t *testing.T) {
 	var hinted interface{ Hint() string }
 	if exitCode(err) != voice.Incomplete || !errors.As(err, &hinted) || hinted.Hint() != order.again(5, 7) {
 		t.Errorf("%v, exit %d, hint %v", err, exitCode(err), hinted)
+	}
+}
+
+func TestConfirmation(t *testing.T) {
+	for label, want := range map[string]string{"": "[7]", " \t": "[7]", " box ": "[7 box]"} {
+		question, accepted := confirmation([]wipe.Plan{{Instance: 7, Label: label}})
+		if fmt.Sprint(accepted) != want || !strings.HasPrefix(question, "Type ") {
+			t.Errorf("%q: %q, %q", label, question, accepted)
+		}
+	}
+	if _, accepted := confirmation(make([]wipe.Plan, 3)); fmt.Sprint(accepted) != "[3]" {
+		t.Errorf("%q", accepted)
+	}
+}
+
+// TestASocketOfEveryInstance may be that of a connection to another one.
+func TestASocketOfEveryInstance(t *testing.T) {
+	for pattern, want := range map[string]string{"/run/cm-%s": "/run/cm-vast-7", "/run/cm": "", "none": "", "relative-%s": ""} {
+		program := filepath.Join(t.TempDir(), "ssh")
+		script := "#!/bin/sh\n[ \"$1 $2 $3\" = '-F x -G' ] && printf 'host x\\ncontrolpath " + pattern + "\\n' \"$4\"\n"
+		if err := os.WriteFile(program, []byte(script), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if got := ownPath(t.Context(), program, []string{"-F", "x"}, 7); got != want {
+			t.Errorf("%s: %q, want %q", pattern, got, want)
+		}
 	}
 }

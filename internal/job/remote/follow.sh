@@ -14,14 +14,6 @@ emit() {
 	printf '%s %s %s\n' "$1" $((b * 4096)) "$l" || exit 1
 	dd if="$1" bs=4096 skip="$b" 2>/dev/null | head -c "$l" || exit 1
 }
-# The pid may be another process's by now, which began at another time. What is behind the last parenthesis is no name.
-living() {
-	{ read -r p t <pid; } 2>/dev/null && kill -0 "$p" 2>/dev/null || return 1
-	x=$(cat "/proc/$p/stat" 2>/dev/null) || return 0
-	set -- ${x##*) }
-	[ "$1" != Z ] || return 1
-	[ -z "$t" ] || [ -z "${20}" ] || [ "${20}" = "$t" ]
-}
 while :; do
 	s=
 	if [ -f status ]; then

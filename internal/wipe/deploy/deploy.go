@@ -64,6 +64,9 @@ func (e *RefusedError) Error() string { return fmt.Sprintf("the far side refuses
 // errNothing says that the far side has ended without a word, as a program does that cannot run.
 var errNothing = errors.New("it ended without a word")
 
+// errBegun is why the helper does not go on with what the script has begun: it cannot read its journal.
+var errBegun = errors.New("the script has begun")
+
 // helloTimeout bounds the time from the start of the far side to its first message.
 const helloTimeout = 60 * time.Second
 
@@ -76,8 +79,11 @@ func Start(ctx context.Context, client *ssh.Client, facts *Facts, req protocol.R
 	if !ok {
 		return nil, &FarError{"there is no directory for a journal"}
 	}
-	req.Dir = path.Join(base, dirName)
-	s, reason := startHelper(ctx, client, facts, req)
+	req.Dir = path.Join(base.dir, dirName)
+	s, reason := (*Session)(nil), errBegun
+	if !base.script {
+		s, reason = startHelper(ctx, client, facts, req)
+	}
 	if reason == nil {
 		return s, nil
 	}
@@ -93,7 +99,7 @@ func Start(ctx context.Context, client *ssh.Client, facts *Facts, req protocol.R
 }
 
 // dir is where the journal goes: to the one of an earlier wipe, or to where there is room, in memory if possible.
-func (f *Facts) dir() (string, bool) {
+func (f *Facts) dir() (place, bool) {
 	rank := func(p place) int {
 		n := 0
 		for _, good := range []bool{p.journal, p.room, p.memory} {
@@ -106,9 +112,9 @@ func (f *Facts) dir() (string, bool) {
 	}
 	free := slices.DeleteFunc(slices.Clone(f.places), func(p place) bool { return p.taken })
 	if len(free) == 0 {
-		return "", false
+		return place{}, false
 	}
-	return slices.MaxFunc(free, func(a, b place) int { return rank(a) - rank(b) }).dir, true
+	return slices.MaxFunc(free, func(a, b place) int { return rank(a) - rank(b) }), true
 }
 
 // programDirs are where a program can run, those in memory first.

@@ -47,8 +47,8 @@ func TestWhatEndedProcessesLeaveInMemory(t *testing.T) {
 	})
 }
 
-// TestMemoryOfTheMachineStays has a shell that is told that the IPC namespace is the machine's.
-func TestMemoryOfTheMachineStays(t *testing.T) {
+// TestSegmentsOfTheMachineStay has a shell that is told that the IPC namespace is the machine's.
+func TestSegmentsOfTheMachineStay(t *testing.T) {
 	t.Parallel()
 	testenv.NeedProgram(t, "ipcmk")
 	m := newMachine(t, overlay.Config{NoExec: nowhere})

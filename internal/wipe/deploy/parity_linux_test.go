@@ -167,7 +167,7 @@ func TestTheScriptDoesWhatTheHelperDoes(t *testing.T) {
 			}{{deploy.Helper, false}, {deploy.Script, false}, {deploy.Script, true}} {
 				c := overlay.Config{
 					Volumes: map[string]string{"/data": t.TempDir(), "/workspace/vol": t.TempDir()}, Tmpfs: []string{"/workspace/mem"}, Busybox: k.busybox, Seconds: true,
-					Env: []string{"PLAIN=x", "LINES=a\nHIDDEN=b\nVAST_CONTAINERLABEL=C.1\nc", "EMPTY="},
+					Env: []string{"PLAIN=x", "LINES=a\nHIDDEN=b\nVAST_CONTAINERLABEL=C.1\nc", "EMPTY=", "my-api.key=x"},
 				}
 				if k.kind == deploy.Script {
 					c.NoExec = nowhere

@@ -34,10 +34,10 @@ type Facts struct {
 }
 
 // place is a directory that can be written to: what it is on, whether programs run from there, whether there is room for a
-// journal, and whether there is one, or something else of its name.
+// journal, and whether there is one, or something else of its name. script says that the journal is the script's.
 type place struct {
-	dir                                string
-	memory, runs, room, journal, taken bool
+	dir                                        string
+	memory, runs, room, journal, taken, script bool
 }
 
 // WrongContainerError says that the far end is not the container of the instance. Nothing was done there.
@@ -117,7 +117,8 @@ func parseProbe(out []byte, variables []string) (*Facts, error) {
 			if fields := strings.SplitN(value, " ", 4); len(fields) == 4 && usable(fields[3]) {
 				f.places = append(f.places, place{
 					dir: fields[3], memory: fields[0] == "tmpfs" || fields[0] == "ramfs", runs: fields[1] == "yes",
-					room: fields[2] == "yes", journal: fields[2] == "journal", taken: fields[2] == "taken",
+					room: fields[2] == "yes", journal: fields[2] == "journal" || fields[2] == "script", taken: fields[2] == "taken",
+					script: fields[2] == "script",
 				})
 			}
 		case "end":

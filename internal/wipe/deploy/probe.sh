@@ -1,6 +1,6 @@
 # Tells what the machine is, one fact a line behind a line that nothing else prints. Runs in any POSIX shell, with nothing but
 # tr, uname, ls, mkdir, chmod, rm and rmdir. Variables that it is given: names (of environment variables, in words), and journal (the
-# name of the directory that an earlier wipe has left).
+# name of the directory that an earlier wipe has left; with -sh behind it that of one by the script).
 umask 077
 unset HISTFILE
 printf '\nvast-ssh-probe 1\n'
@@ -55,6 +55,7 @@ for dir in /dev/shm /run /tmp /var/tmp "$HOME"; do
             break
         fi
         room=journal
+        [ ! -s "$dir/$journal-sh/journal" ] || room=script
     done
     rm -f "$try/x" "$try/room"
     rmdir "$try"

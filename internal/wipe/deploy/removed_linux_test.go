@@ -18,9 +18,7 @@ func TestWhatCannotBeFoundAgainIsKept(t *testing.T) {
 		c.Disk = 256 << 20
 		m := newMachine(t, c)
 		pid := m.child("exec 4>/workspace/open; echo " + m.canary + " >&4; rm /workspace/open; echo ready; exec sleep 100000")
-		const setFlags = `import fcntl, sys; fcntl.ioctl(open("/proc/%s/fd/4" % sys.argv[1]), 0x40086602, (0x10).to_bytes(8, "little"))`
-		// FS_IOC_SETFLAGS, FS_IMMUTABLE_FL: of a file that was removed just now, overlayfs may refuse it for a moment.
-		m.Sh("until "+testenv.NeedProgram(t, "/usr/bin/python3")+" -c '"+setFlags+"' $1 2>/dev/null; do :; done", pid)
+		m.fixed(pid)
 		client, req := m.login(), m.everything()
 		for range 3 {
 			s := m.begin(client, req)
@@ -31,6 +29,14 @@ func TestWhatCannotBeFoundAgainIsKept(t *testing.T) {
 			s.Close()
 		}
 	})
+}
+
+// fixed makes the file immutable that a process has open as 4.
+func (m *machine) fixed(pid string) {
+	m.t.Helper()
+	const setFlags = `import fcntl, sys; fcntl.ioctl(open("/proc/%s/fd/4" % sys.argv[1]), 0x40086602, (0x10).to_bytes(8, "little"))`
+	// FS_IOC_SETFLAGS, FS_IMMUTABLE_FL: of a file that was removed just now, overlayfs may refuse it for a moment.
+	m.Sh("until "+testenv.NeedProgram(m.t, "/usr/bin/python3")+" -c '"+setFlags+"' $1 2>/dev/null; do :; done", pid)
 }
 
 // sealed keeps memory open that nobody can write to.

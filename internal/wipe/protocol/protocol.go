@@ -37,6 +37,8 @@ type Request struct {
 	Rules []Rule `json:"rules"`
 	// Keep are files and trees that no rule reaches.
 	Keep []string `json:"keep,omitempty"`
+	// KeepGlobs are patterns, as those of rules, of what no rule reaches either.
+	KeepGlobs []string `json:"keep_globs,omitempty"`
 	// Volumes are the mount points of volumes that may be wiped. All others are left alone.
 	Volumes []string `json:"volumes,omitempty"`
 	// Packages includes what the package manager has installed since the container was created.

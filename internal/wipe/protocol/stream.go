@@ -54,8 +54,30 @@ func (r *Reader) Receive(v any) error {
 		}
 		return io.EOF
 	}
+	if values(r.s.Bytes()) > maxValues {
+		return fmt.Errorf("%w: it has more than %d values", ErrLine, maxValues)
+	}
 	if err := json.Unmarshal(r.s.Bytes(), v); err != nil {
 		return ErrLine
 	}
 	return nil
+}
+
+// maxValues bounds the values of a line, which take up to forty times the memory of their text. A request has most.
+const maxValues = 500_000
+
+// values counts the commas of a line that are in no string: one less than it has values at most.
+func values(line []byte) int {
+	n, quoted := 0, false
+	for i := 0; i < len(line); i++ {
+		switch c := line[i]; {
+		case c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case c == ',' && !quoted:
+			n++
+		}
+	}
+	return n
 }

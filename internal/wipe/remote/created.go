@@ -20,12 +20,8 @@ const clockSlack = 3 * time.Second
 // created returns when the container was made: no file of an image's layers has been changed since, and every file that
 // somebody has written in the container has.
 func created() (time.Time, error) {
-	var birth, mark time.Time
-	var root unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, "/", unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BTIME, &root)
-	if err == nil && root.Mask&unix.STATX_BTIME != 0 && root.Btime.Sec > 0 {
-		birth = time.Unix(root.Btime.Sec, int64(root.Btime.Nsec))
-	}
+	var mark time.Time
+	birth := birthOf("/")
 	var st unix.Stat_t
 	if unix.Lstat("/.dockerenv", &st) == nil {
 		mark = time.Unix(st.Ctim.Unix())
@@ -35,6 +31,16 @@ func created() (time.Time, error) {
 		return time.Time{}, err
 	}
 	return creation(birth, mark, started, time.Now())
+}
+
+// birthOf returns when a directory was made, or zero where the system does not tell.
+func birthOf(name string) time.Time {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, name, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BTIME, &st)
+	if err != nil || st.Mask&unix.STATX_BTIME == 0 || st.Btime.Sec <= 0 {
+		return time.Time{}
+	}
+	return time.Unix(st.Btime.Sec, int64(st.Btime.Nsec))
 }
 
 var errLaterThanNow = errors.New("the container was made later than now: the clock of the machine has been set back, and nobody can " +

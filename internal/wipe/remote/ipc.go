@@ -16,7 +16,7 @@ import (
 	"vast-ssh/internal/wipe/protocol"
 )
 
-// machineIPC is the IPC namespace of the machine, whose number is fixed: PROC_IPC_INIT_INO of linux/nsfs.h.
+// machineIPC is the IPC namespace of the machine, whose number is fixed: PROC_IPC_INIT_INO of linux/proc_ns.h.
 const machineIPC = "ipc:[4026531839]"
 
 // sharesIPC reports whether the container has the IPC namespace of the machine. Its segments, its queues and /dev/shm are then

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -47,20 +48,7 @@ func readMounts() (mounts, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := parseMounts(data, isDir)
-	if err == nil && sharesIPC() {
-		all.shareMemory()
-	}
-	return all, err
-}
-
-// shareMemory is for a container with the machine's IPC namespace: its /dev/shm is the machine's, though it looks like one of its
-// own.
-func (m mounts) shareMemory() {
-	if shm, ok := m["/dev/shm"]; ok && shm.class == memory {
-		shm.class = volume
-		m["/dev/shm"] = shm
-	}
+	return parseMounts(data, isDir)
 }
 
 func isDir(name string) bool {
@@ -106,6 +94,21 @@ func classify(m mount, dir bool) class {
 		return memory // and not a directory of the machine's own memory
 	}
 	return volume
+}
+
+// setApart makes volumes of memory that is the machine's, of which others may have something: what is older than the container, as
+// born tells, and the shared memory of the machine's own processes. Seconds are all that the script knows.
+func (m mounts) setApart(since time.Time, born func(name string) time.Time, hostIPC bool) {
+	for name, mount := range m {
+		if mount.class != memory {
+			continue
+		}
+		birth := born(name)
+		if !birth.IsZero() && birth.Unix() < since.Unix() || name == "/dev/shm" && hostIPC {
+			mount.class = volume
+			m[name] = mount
+		}
+	}
 }
 
 // unescape undoes the \040 of mountinfo.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -54,6 +55,20 @@ func TestMountClasses(t *testing.T) {
 	}
 	if !m["/data set"].readOnly || !m["/models"].readOnly || m["/workspace"].readOnly {
 		t.Error("which are read-only is read wrongly")
+	}
+}
+
+func TestMemoryOfTheMachineIsAVolume(t *testing.T) {
+	since := time.Unix(1000, 500)
+	born := map[string]time.Time{"/dev": time.Unix(1000, 0), "/run": time.Unix(999, 0), "/models": time.Unix(1001, 0)}
+	for host, want := range map[bool]class{false: memory, true: volume} {
+		m := parsed(t)
+		m.setApart(since, func(name string) time.Time { return born[name] }, host)
+		for name, want := range map[string]class{"/dev": memory, "/run": volume, "/models": memory, "/dev/shm": want, "/": layer, "/sys": pseudo} {
+			if got := m[name].class; got != want {
+				t.Errorf("%q is %v, want %v", name, got, want)
+			}
+		}
 	}
 }
 

@@ -226,6 +226,21 @@ func places(part extent, n int) []int64 {
 	return list
 }
 
+// recheck reads back all that an earlier run has written: somebody may have written to the file since, where no sample is.
+func (w *worker) recheck(ctx context.Context, j *job) error {
+	for _, part := range j.parts {
+		for at := part.from; at < min(part.to, j.from); at += chunkSize {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := w.compare(j, extent{at, min(at+chunkSize, part.to, j.from)}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 func (w *worker) compare(j *job, part extent) error {
 	for at := part.from; at < part.to; {
 		n := min(sampleSize, part.to-at)

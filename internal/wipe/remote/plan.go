@@ -6,9 +6,11 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -54,6 +56,7 @@ func (f *far) look() error {
 	if f.since, err = created(); err != nil {
 		return err
 	}
+	f.mounts.setApart(f.since, birthOf, sharesIPC())
 	r, err := rolesNow()
 	if err != nil {
 		return err
@@ -62,7 +65,15 @@ func (f *far) look() error {
 	if f.req.Processes {
 		f.useHeld(r.held)
 	}
-	f.keep = keepPaths(f.req.Keep)
+	keep := slices.Clone(f.req.Keep)
+	for _, glob := range f.req.KeepGlobs {
+		matches, err := filepath.Glob(glob)
+		if err != nil {
+			return err
+		}
+		keep = append(keep, matches...)
+	}
+	f.keep = keepPaths(keep)
 	if f.keptIDs, err = f.keptInodes(); err != nil {
 		return err
 	}
@@ -76,7 +87,22 @@ func (f *far) look() error {
 	}
 	f.notes = &notes{}
 	f.expand()
+	f.tellAbsent()
 	return nil
+}
+
+// tellAbsent tells of what is to be kept and is not there: the name may be a mistake. The last group is none of the login's.
+func (f *far) tellAbsent() {
+	if f.req.Op == protocol.OpFinish || len(f.req.Rules) == 0 {
+		return
+	}
+	group := f.req.Rules[len(f.req.Rules)-1].Group
+	for _, name := range f.req.Keep {
+		var st unix.Stat_t
+		if err := unix.Lstat(name, &st); err != nil && isGone(err) {
+			f.notes.item(item(protocol.Kept, group, name, errors.New("nothing is there")))
+		}
+	}
 }
 
 // useHeld adds the programs of processes that are held: Linux lets nobody write to a program that runs.
@@ -178,7 +204,7 @@ func (f *far) planProcesses(p *protocol.Plan) error {
 			f.notes.item(unseen(pid))
 		}
 	}
-	return nil
+	return f.usedDeleted(f.notes.item)
 }
 
 // groups is how many groups the rules count in.

@@ -369,6 +369,47 @@ func TestJournalForgetsOnlyWhatIsFoundAgain(t *testing.T) {
 }
 
 // TestAnotherFileOfTheNumber is behind a checkpoint of the journal, and overwritten from its start.
+// TestAFileThatWasWrittenToSinceACheckpoint has a page of somebody's where a sample need not be.
+func TestAFileThatWasWrittenToSinceACheckpoint(t *testing.T) {
+	j, _, err := openJournal(filepath.Join(t.TempDir(), "j"), 1, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := newRun(&far{}, j)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := newWorker(r.stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.close()
+	const size, from = 64 * chunkSize, 60 * chunkSize
+	content := make([]byte, size)
+	r.stream.fill(content, 1, 0)
+	copy(content[31*chunkSize+5*page:], "secret")
+	name := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(name, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	f := target{}
+	if err := unix.Fstat(int(file.Fd()), &f.st); err != nil {
+		t.Fatal(err)
+	}
+	j.add(entry{Open: &openEntry{File: idOf(&f.st).String(), Nonce: 1, Offset: from}})
+	if err := r.scrub(t.Context(), w, f, int(file.Fd())); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := os.ReadFile(name); err != nil || bytes.Contains(data, []byte("secret")) {
+		t.Errorf("it is left: %v", err)
+	}
+}
+
 func TestAnotherFileOfTheNumber(t *testing.T) {
 	j, _, err := openJournal(filepath.Join(t.TempDir(), "j"), 1, "")
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path"
 	"strings"
 	"sync"
@@ -57,6 +58,9 @@ func (r *run) everything(ctx context.Context) error {
 			return err
 		}
 		if err := r.processes(ctx); err != nil {
+			return err
+		}
+		if err := r.usedDeleted(r.note); err != nil {
 			return err
 		}
 	}
@@ -222,6 +226,34 @@ func eachDeleted(pid int, fn func(link, name string, st *unix.Stat_t)) bool {
 	})
 }
 
+// usedDeleted tells of the files without a name that the processes which go on read or run. They stay for as long as these do.
+func (f *far) usedDeleted(note func(protocol.Item)) error {
+	r, err := rolesNow()
+	if err != nil {
+		return err
+	}
+	told := make(map[id]bool)
+	tell := func(name string, st *unix.Stat_t) {
+		class := f.mounts.of(name).class
+		meant := class == memory || f.onDisk(name) && (class != layer || !changedAt(st).Before(f.since))
+		if meant && f.used[idOf(st)] && !told[idOf(st)] && !strings.HasPrefix(name, "/memfd:") {
+			told[idOf(st)] = true
+			note(item(protocol.InUse, 0, name, nil))
+		}
+	}
+	for pid := range r.spared {
+		if pid == os.Getpid() {
+			continue
+		}
+		eachDeleted(pid, func(_, name string, st *unix.Stat_t) { tell(name, st) })
+		if p, _ := f.program(pid); p != nil {
+			tell(p.name, &p.st)
+			p.file.Close()
+		}
+	}
+	return nil
+}
+
 // deleted overwrites the file behind a descriptor of another process.
 func (r *run) deleted(w *worker, link string) (bytes int64, err error) {
 	fd, err := unix.Open(link, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
@@ -248,6 +280,9 @@ func (r *run) work(ctx context.Context, w *worker, j *job) error {
 	j.size = st.Size
 	var err error
 	if j.parts, err = extents(j.fd, j.size); err != nil {
+		return err
+	}
+	if err := w.recheck(ctx, j); err != nil {
 		return err
 	}
 	if err := w.overwrite(ctx, j); err != nil {

@@ -12,7 +12,6 @@ import (
 	"io"
 	"maps"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -212,13 +211,6 @@ func (f *far) isEntrance(t target) bool {
 }
 
 // stays reports whether a directory is left though it is empty.
-func stays(name string) bool {
-	for _, dir := range standing {
-		if name == dir {
-			return true
-		}
-	}
-	return path.Dir(name) == "/home"
-}
+func stays(name string) bool { return slices.Contains(standing, name) }
 
 func isEOF(err error) bool { return errors.Is(err, io.EOF) }

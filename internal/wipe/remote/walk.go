@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -89,7 +91,11 @@ func (f *far) walkRoot(ctx context.Context, at root, v visitor) error {
 	}
 	if m := f.mounts.of(at.path); m.class == volume && !f.mayWipe(m.path) {
 		f.notes.item(item(protocol.Volume, f.req.Rules[at.rule].Group, at.path, nil))
+		f.secretLeft(at)
 		return nil
+	}
+	if f.kept(at.path) {
+		f.secretLeft(at)
 	}
 	parent, err := openDir(path.Dir(at.path), f.mounts)
 	if err != nil {
@@ -101,6 +107,18 @@ func (f *far) walkRoot(ctx context.Context, at root, v visitor) error {
 	parent.closing = v.closing
 	parent.remove = false
 	return f.walkName(ctx, at.rule, parent, path.Base(at.path), at.tree, 0, v)
+}
+
+// secretLeft names a place of secrets that nobody goes into: they are to be rotated all the same.
+func (f *far) secretLeft(at root) {
+	var st unix.Stat_t
+	if !f.req.Rules[at.rule].Secret || unix.Lstat(at.path, &st) != nil {
+		return
+	}
+	kind := st.Mode & unix.S_IFMT
+	if kind == unix.S_IFDIR || kind == unix.S_IFREG && st.Size > 0 {
+		f.notes.secret(protocol.Secret{Rule: at.rule, Path: bounded(at.path, protocol.MaxPath)})
+	}
 }
 
 func (f *far) walkDir(ctx context.Context, i int, d *dir, depth int, v visitor) error {
@@ -170,7 +188,8 @@ func (f *far) walkName(ctx context.Context, i int, d *dir, name string, tree boo
 	case !ok:
 	case code != "":
 		f.notes.item(item(code, r.Group, at, nil))
-		if r.Secret && code == protocol.Image && st.Size > 0 {
+		stays := code == protocol.Image || code == protocol.InUse || code == protocol.ReadOnly
+		if r.Secret && stays && st.Size > 0 {
 			f.notes.secret(protocol.Secret{Rule: i, Path: bounded(at, protocol.MaxPath)})
 		}
 	default:
@@ -238,7 +257,7 @@ func (f *far) judge(t target) (code protocol.Code, ok bool) {
 	switch t.kind() {
 	case unix.S_IFREG:
 	case unix.S_IFLNK:
-		return "", changed && !needed(at) && !(r.Changed && programs(at)) && !f.leadsToUsed(at)
+		return "", changed && !needed(at) && !(r.Changed && ofSystem(at)) && !f.leadsToUsed(at)
 	default:
 		// A device is what the container was given, and under /dev that is how it should be.
 		return protocol.Special, changed && !below(at, "/dev")
@@ -268,7 +287,24 @@ func (f *far) leadsToUsed(at string) bool {
 	return unix.Stat(at, &st) == nil && f.used[idOf(&st)]
 }
 
-// programs reports whether a path is where programs and libraries are. The links there lead to them, and hold nothing.
+// ofSystem reports whether a link where programs are leads to what is the system's, too, as those of packages do. The text of any
+// other is the user's.
+func ofSystem(at string) bool {
+	if !programs(at) {
+		return false
+	}
+	text, err := os.Readlink(at)
+	if err == nil && slices.Contains(deviceLinks, text) {
+		return true
+	}
+	target, err := filepath.EvalSymlinks(at)
+	return err == nil && (programs(target) || below(target, "/etc") || below(target, "/var/lib"))
+}
+
+// deviceLinks are what the links of /dev lead to that every container has. Where they lead depends on who asks.
+var deviceLinks = []string{"/proc/self/fd", "/proc/self/fd/0", "/proc/self/fd/1", "/proc/self/fd/2", "/proc/kcore"}
+
+// programs reports whether a path is where programs and libraries are.
 func programs(at string) bool {
 	return slices.ContainsFunc([]string{"/usr", "/bin", "/sbin", "/lib", "/lib64", "/dev", "/etc/alternatives"}, func(dir string) bool {
 		return below(at, dir)

@@ -211,7 +211,12 @@ func (r *Reader) secret(s protocol.Secret) {
 	if r.op == protocol.OpPlan {
 		list = &r.plan.Secrets
 	}
-	if !slices.Contains(*list, s) && len(*list) < protocol.MaxSecrets {
+	_, _, unlisted := r.items()
+	switch {
+	case slices.Contains(*list, s):
+	case len(*list) == protocol.MaxSecrets:
+		*unlisted = plus(*unlisted, 1)
+	default:
 		*list = append(*list, s)
 	}
 }

@@ -97,7 +97,11 @@ if [ -z "$label" ] || [ "$got" != "$label" ]; then
 fi
 `)
 	logins := slices.ContainsFunc(req.Rules, func(r protocol.Rule) bool { return r.Login })
-	fmt.Fprintf(&b, "logins=%s\n", yes(logins))
+	lastGroup := 0
+	if n := len(req.Rules); n > 0 {
+		lastGroup = req.Rules[n-1].Group
+	}
+	fmt.Fprintf(&b, "logins=%s last_group=%d\n", yes(logins), lastGroup)
 	fmt.Fprintf(&b, "dir=%s op=%s processes=%s packages=%s\n", word(req.Dir), word(string(req.Op)), yes(req.Processes), yes(req.Packages))
 	fmt.Fprintf(&b, "hash=%s\n", word(req.RulesHash()))
 	fmt.Fprintf(&b, "needed=%s\nstanding=%s\nsystem=%s\n", word(list(needed)), word(list(standing)), word(list(system)))
@@ -112,7 +116,23 @@ fi
 		}
 		b.WriteString("\n")
 	}
-	b.WriteString("'\nrules() {\n    :\n")
+	b.WriteString("'\n")
+	glob := func(glob string) {
+		list, ok := components(glob)
+		if !ok && fault == nil {
+			fault = &ValueError{glob}
+		}
+		for _, c := range list {
+			b.WriteString(" " + word(c))
+		}
+		b.WriteString("\n")
+	}
+	b.WriteString("kept_patterns() {\n    :\n")
+	for _, k := range req.KeepGlobs {
+		b.WriteString("    rule 0 0 '' yes")
+		glob(k)
+	}
+	b.WriteString("}\nrules() {\n    :\n")
 	for i, r := range req.Rules {
 		if r.Changed {
 			fmt.Fprintf(&b, "    changed %d %d\n", i, r.Group)
@@ -126,14 +146,7 @@ fi
 			flags += "l"
 		}
 		fmt.Fprintf(&b, "    rule %d %d '%s' %s", i, r.Group, flags, yes(r.Tree))
-		list, ok := components(r.Glob)
-		if !ok && fault == nil {
-			fault = &ValueError{r.Glob}
-		}
-		for _, c := range list {
-			b.WriteString(" " + word(c))
-		}
-		b.WriteString("\n")
+		glob(r.Glob)
 	}
 	fmt.Fprintf(&b, "}\ntext() {\n    cat <<'%s'\n%s%s\n}\n%s", end, far, end, main)
 	switch req.Op {

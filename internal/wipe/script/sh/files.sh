@@ -94,7 +94,12 @@ one() {
         [ "$swept" = yes ] || secret "$rule" "$file" "$size"
         return 0
     fi
-    case " $used " in *" $id "*) tell in-use "$group" "$file"; return 0 ;; esac
+    case " $used " in *" $id "*)
+        tell in-use "$group" "$file"
+        [ "$swept" = yes ] || secret "$rule" "$file" "$size"
+        return 0
+        ;;
+    esac
     if [ "$links" -gt 1 ] && known "$work/keepids" "$id"; then
         tell kept "$group" "$file"
         return 0
@@ -106,6 +111,7 @@ one() {
     told "$file" && return 0
     if [ "$frozen" = yes ]; then
         tell read-only "$group" "$file"
+        [ "$swept" = yes ] || secret "$rule" "$file" "$size"
         return 0
     fi
     if packaged "$file"; then
@@ -156,16 +162,33 @@ scrub() {
 # further removes a name without content of its own.
 further() { if drop 'rm -f' "$file"; then keep "N 1"; else failed failed "$file" 'its name cannot be removed'; fi; }
 
+# programs PATH: whether that is where programs and libraries are.
+programs() {
+    case $1 in
+        /dev/shm/*) return 1 ;;
+        /usr/* | /bin/* | /sbin/* | /lib/* | /lib64/* | /etc/alternatives/* | /dev/*) return 0 ;;
+    esac
+    return 1
+}
+
+# of_system LINK: whether a link where programs are leads to what is the system's, too, as those of packages do. The text of any
+# other is the user's.
+of_system() {
+    programs "$1" || return 1
+    # What every container has in /dev: where it leads depends on who asks.
+    case $(readlink "$1") in /proc/self/fd | /proc/self/fd/[012] | /proc/kcore) return 0 ;; esac
+    real "$1" || return 1
+    case $result in /etc/* | /var/lib/*) return 0 ;; esac
+    programs "$result"
+}
+
 # link CTIME DEV INODE LINKS SIZE BLOCKS FILE: removes a link.
 link() {
     going || return 0
     fresh "$1" || return 0
     file=$7
     ! within "$needed" "$file" || return 0
-    case $flags in *c*) case $file in # those of programs and libraries, which lead to them
-        /dev/shm/*) ;;
-        /usr/* | /bin/* | /sbin/* | /lib/* | /lib64/* | /etc/alternatives/* | /dev/*) return 0 ;;
-    esac ;; esac
+    case $flags in *c*) ! of_system "$file" || return 0 ;; esac
     target=$(stat -L -c %d:%i "$file" 2>/dev/null)
     case " $used " in *" ${target:-none} "*) return 0 ;; esac # a name of a program that is needed
     told "$file" && return 0
@@ -194,7 +217,6 @@ folder() {
     going || return 0
     fresh "$1" || return 0
     shift 6
-    case $1 in /home/*/*) ;; /home/*) return 0 ;; esac
     case //$standing$homes$points in *"//$1//"*) return 0 ;; esac
     ! within "$needed" "$1" || return 0
     empty "$1" || return 0

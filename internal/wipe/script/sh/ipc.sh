@@ -2,7 +2,7 @@
 # mq_overview(7).
 
 # shares_ipc: whether the container has the IPC namespace of the machine, whose number is fixed (PROC_IPC_INIT_INO of
-# linux/nsfs.h). Its segments, its queues and /dev/shm are then those of others, too.
+# linux/proc_ns.h). Its segments, its queues and /dev/shm are then those of others, too.
 shares_ipc() { case $(readlink /proc/self/ns/ipc 2>/dev/null) in '' | 'ipc:[4026531839]') ;; *) return 1 ;; esac; }
 
 # each_ipc FUNCTION [TEXT]: calls it for all there is, with its kind (m for a segment, q for a queue, f for a POSIX queue), its id

@@ -28,9 +28,9 @@ begin() {
     printf '%s' "$keeps" >"$work/keep"
     for name in failed linked keepids unkept error; do : >"$work/$name"; done
     look_at_processes
+    made
     look_at_mounts
     look_at_homes
-    made
     spare
     complained=$(complaint <"$work/unkept")
     [ -z "$complained" ] || refuse "look at what is to be kept: $complained"
@@ -123,7 +123,7 @@ look_at_homes() {
     while IFS=: read -r _ _ _ _ _ home _; do case $home in /*) homes="$homes$home//" ;; esac done </etc/passwd
 }
 
-# made sets since to when the container was made, and stamp to what stat is asked for the time of a change.
+# made sets since to when the container was made, seconds to the same in seconds, and stamp to what stat is asked for the time of a change.
 made() {
     start_of 1
     boot=$(sed -n 's/^btime //p' /proc/stat)
@@ -206,12 +206,13 @@ plan() {
             say "P $p yes $(describe "$p")"
             deleted "$p" count_deleted
         done
+        used_deleted
     fi
     tell_volumes
     pass
     tr '\0\n' '\n\001' </proc/1/environ | while IFS= read -r line; do
         name=${line%%=*}
-        case $name in *[!A-Za-z0-9_]* | '') ;; *) say "E $name" ;; esac
+        case $name in *[!A-Za-z0-9_.-]* | '') ;; *) say "E $name" ;; esac
     done
     swap=$(sed -n 's/^SwapTotal: *\([0-9]*\) kB$/\1/p' /proc/meminfo)
     ipc=0
@@ -227,9 +228,10 @@ plan() {
 run() {
     keep "B $hash"
     keep K
+    helper_was_here
     random
     in_use
-    [ "$processes" = no ] || { end_processes; remove_ipc; }
+    [ "$processes" = no ] || { end_processes; remove_ipc; used_deleted; }
     look_at_mounts
     in_use
     say "G files"
@@ -248,6 +250,13 @@ run() {
     finished done
 }
 
+# helper_was_here: of what the helper has told about processes that have ended no more is known than that there was something.
+helper_was_here() {
+    helpers=${dir%-sh}
+    ! grep -q '"lasting":' "$helpers/journal" 2>/dev/null ||
+        lasting failed 0 "$helpers" 'the helper has begun, and could not do something that the script cannot look for'
+}
+
 finish() {
     random
     in_use
@@ -258,6 +267,7 @@ finish() {
     # Paths are in the journal.
     [ $memory = yes ] || write_over "$dir/journal" "$(stat -c %s "$dir/journal")" "$(stat -c %b "$dir/journal")"
     rm -rf "$dir"
+    gone "$dir" || say "I $(item_words failed 0 "$dir" 'it cannot be removed')"
     look_at_processes # when the connection has ended, what it came through is not known any more
     onhold=$(on_hold)
     say "R finished"

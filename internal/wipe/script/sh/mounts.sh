@@ -37,13 +37,22 @@ look_at_mounts() {
             /proc | /proc/* | /sys | /sys/*) kind=pseudo ;;
             *) [ -d "$result" ] || [ $kind = pseudo ] || kind=bound ;;
         esac
-        [ "$result:$kind" != /dev/shm:memory ] || ! shares_ipc || kind=volume
+        [ $kind != memory ] || ! of_machine "$result" || kind=volume
         printf '%s\n' "$kind $ro $type $at" # and not echo, which undoes escapes in some shells
         case //$points in *"//$result//"*) continue ;; esac
         points="$points$result//"
         quoted "$result"
         point_words="$point_words $result"
     done </proc/self/mountinfo >"$work/mounts"
+}
+
+# of_machine PATH: whether memory is the machine's, of which others may have something: it is older than the container, or the
+# shared memory of the machine's own processes.
+of_machine() {
+    [ "$1" != /dev/shm ] || ! shares_ipc || return 0
+    born=$(stat -c %W "$1" 2>/dev/null)
+    case $born in '' | 0 | *[!0-9]*) return 1 ;; esac
+    [ "$born" -lt "$seconds" ]
 }
 
 # mount_of PATH: sets class, frozen (read-only), fstype and point to those of its mount. Of several on one path the last is on top.

@@ -189,6 +189,32 @@ deleted() {
     [ $seen = yes ] || [ "$holder" = 1 ] || of_process unseen "$(cat "/proc/$holder/comm" 2>/dev/null)" "process $holder"
 }
 
+# used_deleted tells of the files without a name that the processes which go on read or run. They stay for as long as these do.
+used_deleted() {
+    reached=' '
+    for holder in $spared; do
+        [ "$holder" != $$ ] || continue
+        place_of "$holder"
+        set +f
+        set -- "$place/exe" "$place/fd"/*
+        set -f
+        for fd; do
+            name=$(readlink "$fd" 2>/dev/null && echo .) || continue
+            name=${name%??}
+            case $name in /memfd:*) continue ;; /*' (deleted)') name=${name%' (deleted)'} ;; *) continue ;; esac
+            facts=$(stat -L -c "$stamp %h %d:%i" "$fd" 2>/dev/null) && [ -f "$fd" ] || continue
+            on_disk "$name" || [ $class = memory ] || continue
+            inlayer=no
+            [ $class != layer ] || inlayer=yes
+            # shellcheck disable=SC2086 # numbers
+            set -- $facts
+            [ "$2" = 0 ] && fresh "$1" || continue
+            case "$reached" in *" $3 "*) continue ;; esac
+            case " $used " in *" $3 "*) reached="$reached$3 " && item in-use 0 "$name" ;; esac
+        done
+    done
+}
+
 # hidden: whether holder runs a program that has no name any more, or has mapped such a file that it has not open. Linux lets
 # nobody write to a program that runs, and nobody but the machine's root open a file through its mapping. What a package has
 # brought and its next version has replaced is left out by its place.

@@ -14,6 +14,8 @@ spare() {
         name=$(printf '%b.' "$name")
         spare_path "${name%.}"
     done <"$work/keep"
+    stage=keeps
+    kept_patterns
 }
 
 # spare_path PATH: that, and every link on the way, without which a later run would not find it.
@@ -83,6 +85,7 @@ step() {
 # match PATH: what a rule names by it.
 match() {
     gone "$1" && return
+    [ $stage != keeps ] || { spare_path "$1"; return; }
     real "${1%/*}/" || return 0
     found=${result%/}/${1##*/}
     if [ -L "$found" ]; then
@@ -124,7 +127,7 @@ walk() {
     mount_of "$1"
     case $class in
         pseudo | bound) return 0 ;;
-        volume) allowed "$point" || { tell volume "$group" "$1"; return 0; } ;;
+        volume) allowed "$point" || { tell volume "$group" "$1"; secret_left "$1"; return 0; } ;;
     esac
     if [ "$class:$frozen:$point" = "memory:yes:$1" ]; then
         tell volume "$group" "$1"
@@ -132,6 +135,7 @@ walk() {
     fi
     if within "$keeps" "$1"; then
         tell kept "$group" "$1"
+        secret_left "$1"
         return 0
     fi
     if [ -L "$1" ]; then
@@ -145,6 +149,12 @@ walk() {
     else
         on_mount each special "$1"
     fi
+}
+
+# secret_left PLACE: names a place of secrets that nobody goes into: they are to be rotated all the same.
+secret_left() {
+    [ "$swept" != yes ] && [ ! -L "$1" ] || return 0
+    if [ -d "$1" ] || [ -f "$1" ] && [ -s "$1" ]; then secret "$rule" "$1" 1; fi
 }
 
 # on_mount COMMAND…: with what it has to know of the mount that mount_of has found.
@@ -255,9 +265,18 @@ changed() {
     done
 }
 
+# tell_absent tells of what is to be kept and is not there: the name may be a mistake. The last group is none of the login's.
+tell_absent() {
+    while read -r name; do
+        name=$(printf '%b.' "$name")
+        ! gone "${name%.}" || tell kept "$last_group" "${name%.}" 'nothing is there'
+    done <"$work/keep"
+}
+
 # pass goes through all rules once, those of logins first: what they name is nobody else's.
 pass() {
     spare
+    [ $op = finish ] || tell_absent
     # shellcheck disable=SC2046 # paths without anything that a shell knows
     find $(printf '%s' "$needed" | sed 's|//| |g') -type f -links +1 -exec stat -c %d:%i {} + 2>/dev/null >"$work/entrance"
     for stage in logins files; do
