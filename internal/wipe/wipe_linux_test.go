@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -141,8 +142,9 @@ func TestTwentyCutConnections(t *testing.T) {
 			defer cutter.Wait()
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
+			held := w.Hold(someFiles(random)...) // by the first far side that works
 			begin := sync.OnceFunc(func() {
-				cutter.Go(func() { w.cutAtFiles(ctx, late, random) })
+				cutter.Go(func() { w.cutAtFiles(ctx, late, held, random) })
 			})
 			cfg.Notify = func(ev wipe.Event) {
 				if ev.Progress == nil {
@@ -186,9 +188,9 @@ func TestTwentyCutConnections(t *testing.T) {
 	}
 }
 
-// cutAtFiles cuts the line n times, each when one of some files is opened that were still there after the cut before. They are
-// more than the helper works on at a time, so that it cannot do all others meanwhile.
-func (w *world) cutAtFiles(ctx context.Context, n int, random *rand.Rand) {
+// someFiles are a few of those that TestTwentyCutConnections plants. They are more than the helper works on at a time, so that it
+// cannot do all others while they are held.
+func someFiles(random *rand.Rand) []string {
 	const some = 9
 	names := []string{"/workspace/large"}
 	for i := range 300 {
@@ -197,17 +199,16 @@ func (w *world) cutAtFiles(ctx context.Context, n int, random *rand.Rand) {
 	for i := range 7 {
 		names = append(names, fmt.Sprint("/workspace/large", i+1))
 	}
-	var held *overlay.Hold
-	cut := make(map[int]bool) // the far sides that have lost their connection, and go on for a moment
-	for n > 0 && ctx.Err() == nil {
-		random.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
-		next := w.Hold(names[:some]...)
-		if held != nil {
-			held.Release()
-		}
-		if held = next; held == nil {
-			continue // those are wiped
-		}
+	random.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+	return names[:some]
+}
+
+// cutAtFiles cuts the line n times, each when one of some files is opened that were still there after the cut before. The first
+// of them are held already, and the others before those are let go.
+func (w *world) cutAtFiles(ctx context.Context, n int, held *overlay.Hold, random *rand.Rand) {
+	defer func() { held.Release() }()
+	cut := make(map[int]bool)
+	for {
 		select {
 		case <-held.Met:
 		case <-ctx.Done():
@@ -216,10 +217,34 @@ func (w *world) cutAtFiles(ctx context.Context, n int, random *rand.Rand) {
 		if far := sessionOf(held.PID); far != 0 && !cut[far] && w.line.cutNow() {
 			cut[far] = true
 			n--
+			awaitStop(ctx, far)
 		}
-	}
-	if held != nil {
+		if n == 0 {
+			return
+		}
+		next := w.Hold(someFiles(random)...)
+		for next == nil && ctx.Err() == nil { // those are wiped
+			next = w.Hold(someFiles(random)...)
+		}
+		if next == nil {
+			return
+		}
 		held.Release()
+		held = next
+	}
+}
+
+// awaitStop waits until a far side that has lost its connection does no further file: until it is killed by the one after it, or,
+// if it is a script, knows that it is to stop. On a busy machine it may go on for so long that nothing is left for the others.
+func awaitStop(ctx context.Context, far int) {
+	for ctx.Err() == nil {
+		if _, err := os.Stat(fmt.Sprintf("/proc/%d/root", far)); err != nil {
+			return
+		}
+		if told, _ := filepath.Glob(fmt.Sprintf("/proc/%d/root/dev/shm/.vast-ssh-wipe-sh/run.*/stop", far)); len(told) > 0 {
+			return
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
 
