@@ -224,6 +224,7 @@ func (w *Wipe) earlier(ctx context.Context, err error) bool {
 	default:
 		return false
 	}
+	r.DataEnded = r.loginEnd()
 	w.report, w.Plan.Done, w.Plan.Scope = r, &r.DataEnded, r.Scope
 	return true
 }
