@@ -422,4 +422,8 @@ func TestWipeOfAnInstanceThatWasUsedAgain(t *testing.T) {
 	if got.Code != 7 || !r.lives() || !strings.Contains(got.Stderr, "hint: ") {
 		t.Errorf("exit %d, it lives: %v\n%s%s", got.Code, r.lives(), got.Stdout, got.Stderr)
 	}
+	got = r.Run("vast-ssh", "wipe", "box", "--yes", "--destroy", "always")
+	if got.Code != 6 || r.lives() || strings.Contains(got.Stdout, "data: clean") {
+		t.Errorf("always: exit %d, it lives: %v\n%s%s", got.Code, r.lives(), got.Stdout, got.Stderr)
+	}
 }

@@ -205,26 +205,28 @@ func Prepare(ctx context.Context, cfg Config) (*Wipe, error) {
 // another key is another, and one that has let somebody in since has been used again: a restart brings the login back.
 func (w *Wipe) earlier(ctx context.Context, err error) bool {
 	r := lastReport(w.cfg.Dir, w.cfg.Instance)
-	if r != nil && w.cfg.LoggedIn != nil && w.cfg.LoggedIn(ctx, r.loginEnd()) {
-		return false
-	}
+	usedAgain := r != nil && w.cfg.LoggedIn != nil && w.cfg.LoggedIn(ctx, r.loginEnd())
 	closed := w.cfg.Refused(err) || w.cfg.Closed(err)
 	var ended *NotRunningError
 	switch {
 	case r == nil || r.Destroyed == DestroyGone:
 		return false
-	case r.Data == Clean && r.LoginRemoved:
+	case r.Data == Clean && r.LoginRemoved && !usedAgain:
 		if !closed && w.cfg.Retry != nil && !w.cfg.Retry(err) {
 			return false
 		}
-	case r.LoginBegun && r.Remains() == 0 && closed:
+	case r.LoginBegun && r.Remains() == 0 && closed && !usedAgain:
 		// The machine's last word was lost, or heard by a program that did not live to write it down.
 		r.Data, r.Problem, r.LoginRemoved, r.LoginUnconfirmed = Clean, "", true, true
 	case r.LoginBegun && w.cfg.Options.Destroy == Always && (closed || errors.As(err, &ended)):
 		// What is left cannot be reached any more.
+		if usedAgain {
+			r.Data, r.Problem, r.LoginRemoved = Incomplete, "it was logged in to again after its wipe", false
+		}
 	default:
 		return false
 	}
+	r.DataEnded = r.loginEnd()
 	w.report, w.Plan.Done, w.Plan.Scope = r, &r.DataEnded, r.Scope
 	return true
 }

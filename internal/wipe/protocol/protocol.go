@@ -130,6 +130,25 @@ func (c Code) Remains() bool {
 	return false
 }
 
+// maxTold is how many items of one code are listed that are only told, and maxInUse how many of those in use: among many libraries
+// may be a file of the user's. There are eleven such codes, and what remains has the rest of the room.
+const (
+	maxTold  = 200
+	maxInUse = 1000
+	maxLeft  = MaxItems - 10*maxTold - maxInUse
+)
+
+// Listed is how many items of the code a message lists.
+func (c Code) Listed() int64 {
+	switch {
+	case c.Remains():
+		return maxLeft
+	case c == InUse:
+		return maxInUse
+	}
+	return maxTold
+}
+
 // Item is one file of which there is more to say than its size. Path and Text are a stranger's words.
 type Item struct {
 	Code  Code   `json:"code"`

@@ -34,3 +34,17 @@ func TestCommasInStrings(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestEveryCodeHasRoom in one message, whatever is listed of the others.
+func TestEveryCodeHasRoom(t *testing.T) {
+	room := Failed.Listed()
+	for _, code := range []Code{Special, Kept, InUse, Login, Package, Image, Volume, Link, Vanished, Unseen, Memory} {
+		if code.Remains() {
+			t.Errorf("%s remains", code)
+		}
+		room += code.Listed()
+	}
+	if room > MaxItems || InUse.Listed() <= Kept.Listed() {
+		t.Errorf("%d of %d", room, MaxItems)
+	}
+}

@@ -25,12 +25,6 @@ func item(code protocol.Code, group int, path string, err error) protocol.Item {
 	return it
 }
 
-// maxTold is how many items of one code are listed that are only told. What remains has the rest of the room.
-const maxTold = 200
-
-// codes is more than there are codes.
-const codes = 20
-
 // notes are the items and secrets of a plan or a result, within the bounds of a message.
 type notes struct {
 	items    []protocol.Item
@@ -44,11 +38,7 @@ func (n *notes) item(it protocol.Item) {
 		n.counts = make(map[protocol.Code]int64)
 	}
 	n.counts[it.Code]++
-	limit := int64(maxTold)
-	if it.Code.Remains() {
-		limit = protocol.MaxItems - maxTold*codes
-	}
-	if n.counts[it.Code] > limit || len(n.items) == protocol.MaxItems {
+	if n.counts[it.Code] > it.Code.Listed() || len(n.items) == protocol.MaxItems {
 		n.unlisted++
 		return
 	}

@@ -221,9 +221,6 @@ func (r *Reader) secret(s protocol.Secret) {
 	}
 }
 
-// maxTold is how many items of one code are listed that are only told. What remains has the rest of the room.
-const maxTold = 200
-
 // maxLasting bounds the items that last.
 const maxLasting = 1000
 
@@ -234,11 +231,7 @@ func (r *Reader) item(f fields) error {
 	}
 	items, counts, unlisted := r.items()
 	counts[code] = plus(counts[code], 1)
-	limit := int64(maxTold)
-	if code.Remains() {
-		limit = protocol.MaxItems - int64(maxTold*len(codes))
-	}
-	if counts[code] > limit || len(*items) == protocol.MaxItems {
+	if counts[code] > code.Listed() || len(*items) == protocol.MaxItems {
 		*unlisted = plus(*unlisted, 1)
 		return nil
 	}
