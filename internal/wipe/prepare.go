@@ -306,7 +306,8 @@ func (w *Wipe) ask(ctx context.Context, client *ssh.Client, volumes []string) (*
 	o := w.cfg.Options
 	w.set = build(o, w.facts, catalogue.Entries(), volumes)
 	w.req = protocol.Request{
-		Label: label(w.cfg.Instance.ID), Op: protocol.OpPlan, Rules: w.set.rules, Keep: w.set.keep, KeepGlobs: w.set.keepGlobs, Volumes: volumes,
+		Label: label(w.cfg.Instance.ID), Op: protocol.OpPlan, Rules: w.set.rules, Keep: w.set.keep, KeepGlobs: w.set.keepGlobs,
+		Named: slices.Concat(o.Keep, o.Paths), Volumes: volumes,
 		Packages: o.Scope == All, Processes: true,
 	}
 	s, err := deploy.Start(ctx, client, w.facts, w.req)

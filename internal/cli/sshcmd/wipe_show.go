@@ -91,6 +91,11 @@ func printPlanNotes(w io.Writer, p wipe.Plan, several bool) {
 		}
 		fmt.Fprintf(w, "scheduled job %d %s: %s\n", j.ID, what, term.SafeN(j.What, 100))
 	}
+	for _, l := range p.Left {
+		if l.Code == protocol.Absent {
+			fmt.Fprintf(w, "nothing is at %s\n", term.SafeN(l.Path, 200))
+		}
+	}
 	printCounts(w, "stays", p.Counts, p.Left)
 	printList(w, "cannot be reached", p.Unreachable)
 	if p.Reason != "" {
@@ -149,6 +154,9 @@ func printCounts(w io.Writer, what string, counts map[protocol.Code]int64, items
 	}
 	slices.Sort(codes)
 	for _, code := range codes {
+		if code == protocol.Absent {
+			continue // it is not there to stay
+		}
 		text := codeText[code]
 		if text == "" {
 			text = term.SafeN(string(code), 40)

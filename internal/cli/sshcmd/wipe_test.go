@@ -18,6 +18,7 @@ import (
 	"vast-ssh/internal/proxy"
 	"vast-ssh/internal/resolve"
 	"vast-ssh/internal/wipe"
+	"vast-ssh/internal/wipe/protocol"
 )
 
 func TestTheCommandThatTakesAWipeUp(t *testing.T) {
@@ -119,5 +120,15 @@ func TestASocketOfEveryInstance(t *testing.T) {
 		if got := ownPath(t.Context(), program, []string{"-F", "x"}, 7); got != want {
 			t.Errorf("%s: %q, want %q", pattern, got, want)
 		}
+	}
+}
+
+func TestAPlanSaysWhereNothingIs(t *testing.T) {
+	var b strings.Builder
+	printPlanNotes(&b, wipe.Plan{
+		Left: []wipe.Left{{Code: protocol.Absent, Path: "/workspace/reslts\x1b"}}, Counts: map[protocol.Code]int64{protocol.Absent: 1},
+	}, false)
+	if want := "nothing is at /workspace/reslts\\x1b\n"; b.String() != want {
+		t.Errorf("%q, want %q", b.String(), want)
 	}
 }

@@ -136,26 +136,26 @@ func TestMemoryOfTheMachineStays(t *testing.T) {
 	}
 }
 
-// TestWhatIsToBeKeptAndIsNotThere is told in the plan, since its name may be a mistake.
-func TestWhatIsToBeKeptAndIsNotThere(t *testing.T) {
+// TestNamesWhereNothingIs are told in the plan: they may be mistakes.
+func TestNamesWhereNothingIs(t *testing.T) {
 	t.Parallel()
 	for kind, c := range far {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
 			m := newMachine(t, c)
 			m.plant("mkdir /workspace/results; echo $C >/workspace/results/r")
-			client, req := m.login(), m.everything()
+			req := m.everything()
 			req.Keep = []string{"/workspace/reslts"}
-			p := m.plan(client, req)
-			_, res := m.run(client, req)
-			for _, items := range [][]protocol.Item{p.Items, res.Items} {
-				i := slices.IndexFunc(items, func(it protocol.Item) bool { return it.Code == protocol.Kept })
-				if i < 0 || items[i].Path != "/workspace/reslts" || items[i].Text != "nothing is there" || items[i].Group != 3 {
-					t.Errorf("%+v", items)
+			req.Named = []string{"/workspace/reslts", "/workspace/results", "/odd\tname's"}
+			p := m.plan(m.login(), req)
+			var absent []string
+			for _, it := range p.Items {
+				if it.Code == protocol.Absent {
+					absent = append(absent, it.Path)
 				}
 			}
-			if p.Counts[protocol.Kept] != 1 || res.Counts[protocol.Kept] != 1 {
-				t.Errorf("%v, %v", p.Counts, res.Counts)
+			if !slices.Equal(absent, []string{"/workspace/reslts", "/odd\tname's"}) || p.Counts[protocol.Absent] != 2 {
+				t.Errorf("%q, %v", absent, p.Counts)
 			}
 		})
 	}

@@ -39,6 +39,8 @@ type Request struct {
 	Keep []string `json:"keep,omitempty"`
 	// KeepGlobs are patterns, as those of rules, of what no rule reaches either.
 	KeepGlobs []string `json:"keep_globs,omitempty"`
+	// Named are the paths that a person has named, to be kept or wiped. A plan tells where nothing is.
+	Named []string `json:"named,omitempty"`
 	// Volumes are the mount points of volumes that may be wiped. All others are left alone.
 	Volumes []string `json:"volumes,omitempty"`
 	// Packages includes what the package manager has installed since the container was created.
@@ -118,6 +120,7 @@ const (
 	Vanished  Code = "vanished"  // it was gone before it could be opened
 	Running   Code = "running"   // a process that could not be ended
 	Unseen    Code = "unseen"    // a process of which nobody could see what files it kept open
+	Absent    Code = "absent"    // named to be kept or wiped, and nothing is there: the name may be a mistake
 	Memory    Code = "memory"    // shared memory or a queue of messages that stays, and ends with the container or is the machine's
 )
 
@@ -131,11 +134,11 @@ func (c Code) Remains() bool {
 }
 
 // maxTold is how many items of one code are listed that are only told, and maxInUse how many of those in use: among many libraries
-// may be a file of the user's. There are eleven such codes, and what remains has the rest of the room.
+// may be a file of the user's. There are twelve such codes, and what remains has the rest of the room.
 const (
 	maxTold  = 200
 	maxInUse = 1000
-	maxLeft  = MaxItems - 10*maxTold - maxInUse
+	maxLeft  = MaxItems - 11*maxTold - maxInUse
 )
 
 // Listed is how many items of the code a message lists.

@@ -38,7 +38,7 @@ func TestCommasInStrings(t *testing.T) {
 // TestEveryCodeHasRoom in one message, whatever is listed of the others.
 func TestEveryCodeHasRoom(t *testing.T) {
 	room := Failed.Listed()
-	for _, code := range []Code{Special, Kept, InUse, Login, Package, Image, Volume, Link, Vanished, Unseen, Memory} {
+	for _, code := range []Code{Special, Kept, InUse, Login, Package, Image, Volume, Link, Vanished, Unseen, Memory, Absent} {
 		if code.Remains() {
 			t.Errorf("%s remains", code)
 		}

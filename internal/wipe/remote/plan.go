@@ -6,7 +6,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -87,20 +86,15 @@ func (f *far) look() error {
 	}
 	f.notes = &notes{}
 	f.expand()
-	f.tellAbsent()
 	return nil
 }
 
-// tellAbsent tells of what is to be kept and is not there: the name may be a mistake. The last group is none of the login's.
+// tellAbsent tells of what a person has named and is not there.
 func (f *far) tellAbsent() {
-	if f.req.Op == protocol.OpFinish || len(f.req.Rules) == 0 {
-		return
-	}
-	group := f.req.Rules[len(f.req.Rules)-1].Group
-	for _, name := range f.req.Keep {
+	for _, name := range f.req.Named {
 		var st unix.Stat_t
 		if err := unix.Lstat(name, &st); err != nil && isGone(err) {
-			f.notes.item(item(protocol.Kept, group, name, errors.New("nothing is there")))
+			f.notes.item(item(protocol.Absent, 0, name, nil))
 		}
 	}
 }
@@ -141,6 +135,7 @@ func (f *far) plan(ctx context.Context) (*protocol.Plan, error) {
 	}
 	p := &protocol.Plan{Groups: make([]protocol.Tally, f.groups()), Environment: names(f.environ), SwapBytes: swap()}
 	f.planIPC(p)
+	f.tellAbsent()
 	for i, r := range f.req.Rules {
 		err := f.walk(ctx, i, visitor{file: func(t target) {
 			defer t.dir.release()

@@ -85,7 +85,7 @@ func check(req protocol.Request) error {
 		return fmt.Errorf("the conversation is of version %d and not %d", req.Version, protocol.Version)
 	case req.Op != protocol.OpPlan && req.Op != protocol.OpRun:
 		return fmt.Errorf("there is nothing called %q to do", req.Op)
-	case len(req.Rules) > maxRules, len(req.Keep)+len(req.KeepGlobs)+len(req.Volumes) > maxNames:
+	case len(req.Rules) > maxRules, len(req.Keep)+len(req.KeepGlobs)+len(req.Named)+len(req.Volumes) > maxNames:
 		return errors.New("the request is too large")
 	case !clean(req.Dir) || path.Dir(req.Dir) == "/":
 		return fmt.Errorf("the directory %q cannot be used", req.Dir)
@@ -98,7 +98,7 @@ func check(req protocol.Request) error {
 			return fmt.Errorf("the rule %q cannot be followed", r.Glob)
 		}
 	}
-	for _, name := range slices.Concat(req.Keep, req.KeepGlobs, req.Volumes) {
+	for _, name := range slices.Concat(req.Keep, req.KeepGlobs, req.Named, req.Volumes) {
 		if !clean(name) {
 			return fmt.Errorf("the path %q is not absolute and clean", name)
 		}

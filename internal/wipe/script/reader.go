@@ -72,7 +72,7 @@ func (r *Reader) Receive() (protocol.Message, error) {
 var codes = []protocol.Code{
 	protocol.Failed, protocol.Immutable, protocol.ReadOnly, protocol.Again, protocol.Running, protocol.Special, protocol.Kept,
 	protocol.InUse, protocol.Login, protocol.Package, protocol.Image, protocol.Volume, protocol.Link, protocol.Vanished, protocol.Unseen,
-	protocol.Memory,
+	protocol.Memory, protocol.Absent,
 }
 
 // line reads one line. ok says that it makes a message.

@@ -97,11 +97,7 @@ if [ -z "$label" ] || [ "$got" != "$label" ]; then
 fi
 `)
 	logins := slices.ContainsFunc(req.Rules, func(r protocol.Rule) bool { return r.Login })
-	lastGroup := 0
-	if n := len(req.Rules); n > 0 {
-		lastGroup = req.Rules[n-1].Group
-	}
-	fmt.Fprintf(&b, "logins=%s last_group=%d\n", yes(logins), lastGroup)
+	fmt.Fprintf(&b, "logins=%s\n", yes(logins))
 	fmt.Fprintf(&b, "dir=%s op=%s processes=%s packages=%s\n", word(req.Dir), word(string(req.Op)), yes(req.Processes), yes(req.Packages))
 	fmt.Fprintf(&b, "hash=%s\n", word(req.RulesHash()))
 	fmt.Fprintf(&b, "needed=%s\nstanding=%s\nsystem=%s\n", word(list(needed)), word(list(standing)), word(list(system)))
@@ -109,14 +105,19 @@ fi
 	for _, v := range req.Volumes {
 		b.WriteString(hex.EncodeToString([]byte(v)) + " ")
 	}
-	b.WriteString("'\nkeeps='")
-	for _, k := range req.Keep {
-		for _, c := range []byte(k) {
-			fmt.Fprintf(&b, `\0%03o`, c) // for printf's %b
-		}
-		b.WriteString("\n")
-	}
 	b.WriteString("'\n")
+	octal := func(variable string, list []string) {
+		b.WriteString(variable + "='")
+		for _, name := range list {
+			for _, c := range []byte(name) {
+				fmt.Fprintf(&b, `\0%03o`, c) // for printf's %b
+			}
+			b.WriteString("\n")
+		}
+		b.WriteString("'\n")
+	}
+	octal("keeps", req.Keep)
+	octal("named", req.Named)
 	glob := func(glob string) {
 		list, ok := components(glob)
 		if !ok && fault == nil {

@@ -209,6 +209,7 @@ plan() {
         used_deleted
     fi
     tell_volumes
+    tell_absent
     pass
     tr '\0\n' '\n\001' </proc/1/environ | while IFS= read -r line; do
         name=${line%%=*}

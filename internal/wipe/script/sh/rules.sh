@@ -265,18 +265,18 @@ changed() {
     done
 }
 
-# tell_absent tells of what is to be kept and is not there: the name may be a mistake. The last group is none of the login's.
+# tell_absent tells of what a person has named and is not there.
 tell_absent() {
+    printf '%s' "$named" >"$work/named"
     while read -r name; do
         name=$(printf '%b.' "$name")
-        ! gone "${name%.}" || tell kept "$last_group" "${name%.}" 'nothing is there'
-    done <"$work/keep"
+        ! gone "${name%.}" || item absent 0 "${name%.}"
+    done <"$work/named"
 }
 
 # pass goes through all rules once, those of logins first: what they name is nobody else's.
 pass() {
     spare
-    [ $op = finish ] || tell_absent
     # shellcheck disable=SC2046 # paths without anything that a shell knows
     find $(printf '%s' "$needed" | sed 's|//| |g') -type f -links +1 -exec stat -c %d:%i {} + 2>/dev/null >"$work/entrance"
     for stage in logins files; do
