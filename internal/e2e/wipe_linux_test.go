@@ -347,6 +347,22 @@ func TestWipeAlwaysWithAnAPIThatFails(t *testing.T) {
 	}
 }
 
+// TestWipeWithoutAWordOfTheEnd cannot write to its report that the instance is gone.
+func TestWipeWithoutAWordOfTheEnd(t *testing.T) {
+	t.Parallel()
+	var r *rented
+	r = newRented(t, sim.Options{OnChange: func(_ uint64, change sim.Change) {
+		if dir := r.Dirs.WipeReports(); change == sim.Destroyed {
+			os.Rename(dir, dir+".away")
+			os.WriteFile(dir, nil, 0o600)
+		}
+	}}, overlay.Config{})
+	got := r.Run("vast-ssh", "wipe", "box", "--yes")
+	if got.Code != 6 || !strings.Contains(got.Stderr, "is gone, and its report does not say so: ") || r.lives() || r.left() != 0 {
+		t.Errorf("exit %d\n%s%s", got.Code, got.Stdout, got.Stderr)
+	}
+}
+
 // TestWipeWithAJobThatStays is done but for the job, which goes on copying.
 func TestWipeWithAJobThatStays(t *testing.T) {
 	t.Parallel()

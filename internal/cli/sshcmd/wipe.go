@@ -409,5 +409,9 @@ func destroyInstance(ctx context.Context, env *Env, api *vast.Client, w *wipe.Wi
 	} else {
 		r.TracesRemoved, r.TracesRemaining = forgetInstance(env, r.Instance)
 	}
-	return errors.Join(err, w.Keep(r))
+	kept := w.Keep(r)
+	if err == nil && kept != nil {
+		return incomplete("", "instance %d is gone, and its report does not say so: %v", r.Instance, kept)
+	}
+	return errors.Join(err, kept)
 }
