@@ -58,7 +58,8 @@ const defaultWorkspace = "/workspace"
 
 // build turns options into rules for a machine. volumes are mount points that may be wiped.
 func build(o Options, facts *deploy.Facts, entries []catalogue.Entry, volumes []string) ruleSet {
-	set := ruleSet{entries: make(map[int]catalogue.Entry), keep: slices.Clone(o.Keep)}
+	// What a far side says of processes and of what they hold has the group 0, which is no rule's.
+	set := ruleSet{entries: make(map[int]catalogue.Entry), keep: slices.Clone(o.Keep), groups: []Group{{"process", "what processes hold"}}}
 	if o.staysInUse() {
 		set.keepLogin(entries, facts)
 	}

@@ -193,6 +193,9 @@ func (w *Wipe) attempt(ctx context.Context, r *Report) (res *protocol.Result, fi
 		}
 	}
 	defer client.Close()
+	if err := w.keepLogin(r); err != nil {
+		return nil, false, &fault{err}
+	}
 	// A machine may answer for ever whether it is there, and nothing else.
 	begin, cancel := context.WithTimeout(ctx, toBegin*w.cfg.Silence)
 	defer cancel()
@@ -244,10 +247,22 @@ func (w *Wipe) login(ctx context.Context, client *ssh.Client, s *deploy.Session,
 	case unknown != nil:
 		return res, true, fmt.Errorf("nobody knows whether the login was removed: %w", unknown)
 	case lets:
+		if kept := w.keepLogin(r); kept != nil {
+			return res, true, kept
+		}
 		return res, false, err // the next connection goes on
 	}
 	r.LoginRemoved, r.LoginUnconfirmed = r.LoginBegun, true
 	return res, true, nil
+}
+
+// keepLogin brings the report up to date once the removal of the login has begun: a login of our own after the time in it would
+// look as if the machine had been used again.
+func (w *Wipe) keepLogin(r *Report) error {
+	if !r.LoginBegun {
+		return nil
+	}
+	return w.Keep(r)
 }
 
 // connect makes a connection that ends when its other end is lost.

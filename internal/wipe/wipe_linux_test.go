@@ -540,6 +540,22 @@ func TestASecondRunAfterTheLoginIsGone(t *testing.T) {
 	}
 }
 
+// TestAFileInUseIsNoLogin: what is told of processes stands for none of the rules.
+func TestAFileInUseIsNoLogin(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, overlay.Config{Foreground: "echo s >/root/start.sh; exec 9</root/start.sh; rm /root/start.sh; sleep 100000; :"})
+	w.plant("until [ ! -e /root/start.sh ] && ls -l /proc/1/fd | grep -q deleted; do :; done; echo $C >/workspace/x")
+	r, err := w.prepare(wipe.Options{}).Run(t.Context())
+	if err != nil || r.Data != wipe.Clean || !r.LoginRemoved || r.Counts[protocol.InUse] == 0 {
+		t.Fatalf("%v: %+v", err, r)
+	}
+	ended := w.config(wipe.Options{})
+	ended.Instance.ActualStatus = "exited"
+	if p, err := wipe.Prepare(t.Context(), ended); err != nil || p.Plan.Done == nil {
+		t.Errorf("the ended container: %v", err)
+	}
+}
+
 // TestALoginThatIsKept is no login that is removed.
 func TestALoginThatIsKept(t *testing.T) {
 	t.Parallel()

@@ -1,6 +1,7 @@
 package deploy_test
 
 import (
+	"slices"
 	"testing"
 
 	"vast-ssh/internal/sim/overlay"
@@ -72,6 +73,24 @@ ipcmk -M 5000; ipcmk -Q; echo $C >/dev/shm/theirs; echo $C >/workspace/x`)
 	if got := m.Sh("ls -A /dev/shm"); got != "theirs\n" {
 		t.Errorf("/dev/shm has %q", got)
 	}
+}
+
+// TestMemoryOfProgramsThatGoOn belongs to what the first process waits for, on a machine that stays in use.
+func TestMemoryOfProgramsThatGoOn(t *testing.T) {
+	t.Parallel()
+	testenv.NeedProgram(t, "ipcmk")
+	onFar(t, func(t *testing.T, kind deploy.Kind, c overlay.Config) {
+		c.Foreground = "ipcmk -Q; ipcmk -M 5000; sleep 100000; :"
+		m := newMachine(t, c)
+		m.plant("echo $C >/workspace/x; until [ $({ sed 1d /proc/sysvipc/shm; sed 1d /proc/sysvipc/msg; } | wc -l) = 2 ]; do :; done")
+		req := m.everything()
+		req.Rules = slices.DeleteFunc(req.Rules, func(r protocol.Rule) bool { return r.Login })
+		plan := m.plan(m.login(), req)
+		_, res := m.run(m.login(), req)
+		if got := m.objects(); got != "2\n" || plan.IPC != 0 || plan.Counts[protocol.Memory] != 2 || res.Counts[protocol.Memory] != 2 {
+			t.Errorf("there are %q, the plan has %d, %v, and the result %v", got, plan.IPC, plan.Counts, res.Counts)
+		}
+	})
 }
 
 // TestSegmentsWithoutIpcrm has a shell without the tool.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -97,15 +98,33 @@ func asOwner(uid int, fn func() error) error {
 // errMachines is for what is in an IPC namespace that the container shares.
 var errMachines = errors.New("of the machine, or of another container")
 
+// errHeld is for what a program may use that is held while the machine is wiped, and goes on where that stays in use.
+var errHeld = errors.New("a program that goes on may use it")
+
+// ipcStays returns why nothing is removed, or nil.
+func (f *far) ipcStays() error {
+	if sharesIPC() {
+		return errMachines
+	}
+	if slices.ContainsFunc(f.req.Rules, func(r protocol.Rule) bool { return r.Login }) {
+		return nil
+	}
+	if r, err := rolesNow(); err != nil || len(r.held) > 0 {
+		return errHeld
+	}
+	return nil
+}
+
 // planIPC counts what removeIPC removes, or tells what stays.
 func (f *far) planIPC(p *protocol.Plan) {
-	switch objects := ipcObjects(); {
+	objects, stays := ipcObjects(), f.ipcStays()
+	switch {
 	case !f.req.Processes:
-	case !sharesIPC():
+	case stays == nil:
 		p.IPC = int64(len(objects))
 	default:
 		for _, o := range objects {
-			f.notes.item(item(protocol.Memory, 0, o.name, errMachines))
+			f.notes.item(item(protocol.Memory, 0, o.name, stays))
 		}
 	}
 }
@@ -114,10 +133,10 @@ func (f *far) planIPC(p *protocol.Plan) {
 // attached to a process that is spared goes with that.
 func (r *run) removeIPC() {
 	failed := make(map[string]error)
-	shared := sharesIPC()
+	stays := r.ipcStays()
 	for _, o := range ipcObjects() {
-		failed[o.name] = errMachines
-		if !shared {
+		failed[o.name] = stays
+		if stays == nil {
 			failed[o.name] = o.remove()
 		}
 	}

@@ -188,9 +188,9 @@ func (f *far) walkName(ctx context.Context, i int, d *dir, name string, tree boo
 	case !ok:
 	case code != "":
 		f.notes.item(item(code, r.Group, at, nil))
-		stays := code == protocol.Image || code == protocol.InUse || code == protocol.ReadOnly
-		if r.Secret && stays && st.Size > 0 {
-			f.notes.secret(protocol.Secret{Rule: i, Path: bounded(at, protocol.MaxPath)})
+		switch code {
+		case protocol.Image, protocol.InUse, protocol.ReadOnly, protocol.Kept, protocol.Volume:
+			f.secretLeft(root{rule: i, path: at})
 		}
 	default:
 		d.hold()
@@ -208,18 +208,21 @@ func (f *far) enters(t target) bool {
 			return false // memory is a root of its own
 		case f.kept(at):
 			f.notes.item(item(protocol.Kept, t.group, at, nil))
+			f.secretLeft(root{rule: t.rule, path: at})
 			return false
 		case m.class == memory && !m.readOnly, m.class == volume && f.mayWipe(at):
 			f.entered[at] = true
 			return true
 		case m.class == volume || m.readOnly:
 			f.notes.item(item(protocol.Volume, t.group, at, nil))
+			f.secretLeft(root{rule: t.rule, path: at})
 			return false
 		}
 		return false
 	}
 	if f.kept(at) {
 		f.notes.item(item(protocol.Kept, t.group, at, nil))
+		f.secretLeft(root{rule: t.rule, path: at})
 		return false
 	}
 	return true

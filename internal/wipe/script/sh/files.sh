@@ -102,6 +102,7 @@ one() {
     esac
     if [ "$links" -gt 1 ] && known "$work/keepids" "$id"; then
         tell kept "$group" "$file"
+        [ "$swept" = yes ] || secret "$rule" "$file" "$size"
         return 0
     fi
     if login "$file"; then
@@ -164,7 +165,7 @@ further() { if drop 'rm -f' "$file"; then keep "N 1"; else failed failed "$file"
 
 # programs PATH: whether that is where programs and libraries are.
 programs() {
-    case $1 in
+    case $1/ in
         /dev/shm/*) return 1 ;;
         /usr/* | /bin/* | /sbin/* | /lib/* | /lib64/* | /etc/alternatives/* | /dev/*) return 0 ;;
     esac
@@ -178,7 +179,7 @@ of_system() {
     # What every container has in /dev: where it leads depends on who asks.
     case $(readlink "$1") in /proc/self/fd | /proc/self/fd/[012] | /proc/kcore) return 0 ;; esac
     real "$1" || return 1
-    case $result in /etc/* | /var/lib/*) return 0 ;; esac
+    case $result/ in /etc/* | /var/lib/*) return 0 ;; esac
     programs "$result"
 }
 

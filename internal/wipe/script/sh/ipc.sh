@@ -35,14 +35,21 @@ end_ipc() {
     esac 2>/dev/null
 }
 
+# ipc_stays: whether nothing is removed, and sets ipc_why to the reason. A program that is held goes on where the login stays.
+ipc_stays() {
+    ipc_why='of the machine, or of another container'
+    ! shares_ipc || return 0
+    ipc_why='a program that goes on may use it'
+    [ $logins = no ] && [ -n "$(on_hold)" ]
+}
+
 # remove_ipc removes it: the kernel clears that memory before it gives it to anybody. What is still attached to a process that is
 # spared goes with that.
 remove_ipc() {
-    if shares_ipc; then
-        each_ipc tell_ipc "$foreign_ipc"
+    if ipc_stays; then
+        each_ipc tell_ipc "$ipc_why"
     else
         each_ipc end_ipc
         each_ipc tell_ipc 'it cannot be removed'
     fi
 }
-foreign_ipc='of the machine, or of another container'

@@ -217,7 +217,7 @@ plan() {
     done
     swap=$(sed -n 's/^SwapTotal: *\([0-9]*\) kB$/\1/p' /proc/meminfo)
     ipc=0
-    [ "$processes" = no ] || if shares_ipc; then each_ipc tell_ipc "$foreign_ipc"; else ipc=$(each_ipc count_ipc | wc -l); fi
+    [ "$processes" = no ] || if ipc_stays; then each_ipc tell_ipc "$ipc_why"; else ipc=$(each_ipc count_ipc | wc -l); fi
     say "W $((${swap:-0} * 1024)) $ipc"
     hush
     rm -rf "$work"

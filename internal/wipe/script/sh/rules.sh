@@ -190,6 +190,7 @@ enter_mount() {
 refuse_mount() {
     closed="$closed$1//"
     tell volume "$group" "$1"
+    secret_left "$1"
 }
 
 # owned_below ROOT PATH: whether PATH is or is in a place below ROOT that an earlier rule has.
@@ -216,6 +217,7 @@ excluded() {
         if gone "$name" || owned_below "$inside" "$name" || within "$told_keeps" "$name"; then continue; fi
         told_keeps="$told_keeps$name//"
         tell kept "$group" "$name"
+        secret_left "$name"
     done
     eval "set -- $point_words"
     for name; do case $name in "${inside%/}"/?*) exclude "$name" ;; esac done
