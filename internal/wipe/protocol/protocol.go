@@ -152,7 +152,8 @@ func (c Code) Listed() int64 {
 	return maxTold
 }
 
-// Item is one file of which there is more to say than its size. Path and Text are a stranger's words.
+// Item is one file of which there is more to say than its size. Path and Text are a stranger's words. What is said of processes,
+// and of what only they hold, has the group 0, which is no rule's.
 type Item struct {
 	Code  Code   `json:"code"`
 	Group int    `json:"group"`
