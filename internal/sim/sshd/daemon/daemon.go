@@ -3,6 +3,7 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
 	"net"
@@ -18,10 +19,14 @@ const StartTimeout = time.Minute
 
 const portAttempts = 10
 
+// portPause is the time between two tries with the same ports: there is no event for a port that is let go.
+const portPause = 100 * time.Millisecond
+
 // Listen calls try with the addresses, every port 0 replaced by a free one, and returns those that it succeeded with.
-// When the try fails and a port was drawn, somebody else may have taken that port meanwhile: others are drawn.
+// When the try fails, somebody who is no test may have taken a port: others are drawn, and the ports of a server that comes
+// back are tried again.
 func Listen(addrs []string, try func(addrs []string) error) ([]string, error) {
-	free := slices.ContainsFunc(addrs, func(addr string) bool { return strings.HasSuffix(addr, ":0") })
+	drawn := slices.ContainsFunc(addrs, func(addr string) bool { return strings.HasSuffix(addr, ":0") })
 	for attempt := 1; ; attempt++ {
 		given, err := withPorts(addrs)
 		if err != nil {
@@ -31,39 +36,48 @@ func Listen(addrs []string, try func(addrs []string) error) ([]string, error) {
 		if err == nil {
 			return given, nil
 		}
-		if !free || attempt == portAttempts {
+		if attempt == portAttempts {
 			return nil, fmt.Errorf("listen on %v: %w", given, err)
 		}
-	}
-}
-
-// drawn are the ports that this process has drawn. None is drawn again soon: a server that moves is to be found elsewhere, and
-// one that is stopped may come back to its own.
-var drawn struct {
-	mu    sync.Mutex
-	ports map[int]bool
-}
-
-// portsKept is how many are remembered, of the 12000 that there are.
-const portsKept = 6000
-
-// draw returns a port that was not drawn before.
-func draw() int {
-	drawn.mu.Lock()
-	defer drawn.mu.Unlock()
-	if len(drawn.ports) >= portsKept || drawn.ports == nil {
-		drawn.ports = make(map[int]bool)
-	}
-	for {
-		if port := 20000 + mathrand.IntN(12000); !drawn.ports[port] {
-			drawn.ports[port] = true
-			return port
+		if !drawn {
+			time.Sleep(portPause)
 		}
 	}
 }
 
-// withPorts returns addrs with every port 0 replaced by a port that was free just now. The ports are drawn from
-// below the ranges that kernels use for outgoing connections, so that a port freed by a stop stays free.
+// claims are the ports that this process has drawn. Tests of other packages draw at the same time, and a server that is
+// stopped may come back to its port: so a port is claimed from all of them with the UDP port of the same number, which no
+// test uses otherwise. That ends with this process at the latest.
+var claims struct {
+	mu   sync.Mutex
+	held []net.PacketConn
+}
+
+// claimsKept is how many are held, of the 12000 that there are. The oldest goes first.
+const claimsKept = 1500
+
+// draw returns a port that nobody has claimed, and claims it. The ports are below the ranges that kernels use for
+// outgoing connections, so that a port freed by a stop stays free.
+func draw() (int, error) {
+	for range 1000 {
+		port := 20000 + mathrand.IntN(12000)
+		c, err := net.ListenPacket("udp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err != nil {
+			continue
+		}
+		claims.mu.Lock()
+		defer claims.mu.Unlock()
+		if len(claims.held) == claimsKept {
+			claims.held[0].Close()
+			claims.held = claims.held[1:]
+		}
+		claims.held = append(claims.held, c)
+		return port, nil
+	}
+	return 0, errors.New("no port is to be had")
+}
+
+// withPorts returns addrs with every port 0 replaced by a port that was free just now, and that no other test draws.
 func withPorts(addrs []string) ([]string, error) {
 	out := make([]string, len(addrs))
 	for i, addr := range addrs {
@@ -78,7 +92,11 @@ func withPorts(addrs []string) ([]string, error) {
 			if attempt == 1000 {
 				return nil, fmt.Errorf("no free port on %q", host)
 			}
-			candidate := strconv.Itoa(draw())
+			drawn, err := draw()
+			if err != nil {
+				return nil, err
+			}
+			candidate := strconv.Itoa(drawn)
 			l, err := net.Listen("tcp", net.JoinHostPort(host, candidate))
 			if err != nil {
 				continue
