@@ -120,10 +120,6 @@ func (w *demoWorld) moveBox() (err error) {
 
 // takeOldAddress moves the instance away once more and puts another machine in its place, with the user's key let in.
 func (w *demoWorld) takeOldAddress() error {
-	old := w.direct
-	if err := w.moveBox(); err != nil {
-		return err
-	}
 	key, err := os.ReadFile(w.dirs.PublicKey())
 	if err != nil {
 		return err
@@ -131,9 +127,20 @@ func (w *demoWorld) takeOldAddress() error {
 	if w.evil, err = sim.NewBox(sim.BoxOptions{Hostname: "impostor", AuthorizedKeys: []string{string(key)}}); err != nil {
 		return err
 	}
-	_, err = w.evil.Listen(old)
-	return err
+	// Whoever else uses the network of this machine can take the port first: then the instance moves again.
+	for attempt := 1; ; attempt++ {
+		old := w.direct
+		if err := w.moveBox(); err != nil {
+			return err
+		}
+		if _, err = w.evil.Listen(old); err == nil || attempt == moves {
+			return err
+		}
+	}
 }
+
+// moves bounds how often the instance of the demo moves to let another machine take its place.
+const moves = 5
 
 // close ends the agent of the demo and removes everything.
 func (w *demoWorld) close() error {
