@@ -1,11 +1,14 @@
 package deploy_test
 
 import (
+	"errors"
+	"io"
 	"strconv"
 	"strings"
 	"testing"
 
 	"vast-ssh/internal/wipe/deploy"
+	"vast-ssh/internal/wipe/protocol"
 )
 
 // ownerFile says which run has the journal of the scripts.
@@ -92,5 +95,57 @@ func TestAFinishThatIsOvertakenIsNone(t *testing.T) {
 	defer later.Close()
 	if res := m.result(later); !later.Hello.Resumed || res.Groups[2].Files != 1 {
 		t.Errorf("resumed: %v, %+v", later.Hello.Resumed, res)
+	}
+}
+
+// TestAnEarlierHelperIsEnded wherever it is, by the run that takes its place. One that can stop by itself does.
+func TestAnEarlierHelperIsEnded(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, far[deploy.Helper])
+	m.plant("yes $C | head -c 9000000 >/workspace/x")
+	hold := m.Hold("/workspace/x")
+	req := m.everything()
+	req.Processes = false // which would end it anyway
+	client := m.login()
+
+	stuck := m.begin(client, req)
+	hold.Await()
+	asked := m.begin(client, req)
+	if msg, err := receiveAll(stuck); err == nil && msg.Result != nil {
+		t.Errorf("one that is stuck has said %+v", msg.Result)
+	}
+	m.Sh("pkill -TERM -f '/[.]vast-ssh-'")
+	hold.Release()
+	if res := m.result(asked); !res.Stopped || !asked.Hello.Resumed {
+		t.Errorf("one that was asked to stop: resumed %v, %+v", asked.Hello.Resumed, res)
+	}
+
+	waits := m.begin(client, req)
+	if res := m.result(waits); res.Stopped || res.Groups[2].Files != 1 {
+		t.Errorf("%+v", res)
+	}
+	last := m.begin(client, req)
+	if msg, err := receiveAll(waits); !errors.Is(err, io.EOF) {
+		t.Errorf("one that waits for its finish has said %+v, %v", msg, err)
+	}
+	if res := m.result(last); res.Stopped || !last.Hello.Resumed || res.Groups[2].Files != 1 {
+		t.Errorf("resumed: %v, %+v", last.Hello.Resumed, res)
+	}
+	m.finish(last)
+	if left := m.found(); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
+}
+
+// receiveAll returns the last word of a far side that has ended, and its end, or a result.
+func receiveAll(s *deploy.Session) (last protocol.Message, err error) {
+	for {
+		msg, err := s.Receive()
+		if err != nil {
+			return last, err
+		}
+		if last = msg; msg.Result != nil {
+			return last, nil
+		}
 	}
 }

@@ -51,10 +51,12 @@ type state struct {
 	Lasting []protocol.Item `json:"lasting,omitempty"`
 }
 
-// checkpoint says that a file is overwritten up to an offset, with the stream of a number.
+// checkpoint says that a file is overwritten up to an offset, with the stream of a number, and when it was changed last, as
+// lastChange tells it.
 type checkpoint struct {
-	Nonce  uint64 `json:"nonce"`
-	Offset int64  `json:"offset"`
+	Nonce   uint64 `json:"nonce"`
+	Offset  int64  `json:"offset"`
+	Changed int64  `json:"changed,omitempty"`
 }
 
 // entry is a line behind the state. One field is set.
@@ -77,9 +79,8 @@ type doneEntry struct {
 }
 
 type openEntry struct {
-	File   string `json:"file"`
-	Nonce  uint64 `json:"nonce"`
-	Offset int64  `json:"offset"`
+	File string `json:"file"`
+	checkpoint
 }
 
 func (f id) String() string { return fmt.Sprintf("%x:%x", f.dev, f.ino) }
@@ -95,14 +96,16 @@ const (
 	maxJournal = 64 << 20
 	// maxLasting bounds the items that last.
 	maxLasting = 1000
-	// takeover bounds the wait for an earlier run that still holds the lock, when it was killed.
-	takeover = 10 * time.Second
+	// grace is the time that an earlier run which still holds the lock has to stop by itself, and takeover bounds the whole wait
+	// for it.
+	grace    = 5 * time.Second
+	takeover = 15 * time.Second
 )
 
 var errForeignDir = errors.New("it is not a directory of this user alone")
 
 // openJournal makes dir, or goes on with what is in it. An earlier run that still lives, as one whose connection broke
-// without a word, is killed. What was done by other rules than these, of a hash, is not of this result.
+// without a word, is ended. What was done by other rules than these, of a hash, is not of this result.
 func openJournal(dir string, groups int, rules string) (j *journal, resumed bool, err error) {
 	if err := makeDir(dir); err != nil {
 		return nil, false, err
@@ -150,7 +153,8 @@ func makeDir(dir string) error {
 	return nil
 }
 
-// take locks the directory. Who holds the lock instead is an earlier run: nobody else can open the file.
+// take locks the directory. Who holds the lock instead is an earlier run: nobody else can open the file. It is asked to stop, so
+// that it says where it is, and killed when it does not.
 func (j *journal) take() error {
 	err := unix.Flock(int(j.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if !errors.Is(err, unix.EWOULDBLOCK) {
@@ -160,23 +164,36 @@ func (j *journal) take() error {
 	if err != nil {
 		return err
 	}
+	free := make(chan error, 1)
+	go func() { free <- unix.Flock(int(j.lock.Fd()), unix.LOCK_EX) }()
+	for _, step := range []struct {
+		signal unix.Signal
+		wait   time.Duration
+	}{{unix.SIGTERM, grace}, {unix.SIGKILL, takeover - grace}} {
+		if err := signalHolders(name, step.signal); err != nil {
+			return err
+		}
+		select {
+		case err := <-free:
+			return err
+		case <-time.After(step.wait):
+		}
+	}
+	return errors.New("another wipe of this machine does not end")
+}
+
+// signalHolders sends a signal to the other processes that have a file open.
+func signalHolders(name string, signal unix.Signal) error {
 	all, err := processes()
 	if err != nil {
 		return err
 	}
 	for _, p := range all {
 		if p.pid != os.Getpid() && holds(p.pid, name) {
-			unix.Kill(p.pid, unix.SIGKILL)
+			unix.Kill(p.pid, signal)
 		}
 	}
-	free := make(chan error, 1)
-	go func() { free <- unix.Flock(int(j.lock.Fd()), unix.LOCK_EX) }()
-	select {
-	case err := <-free:
-		return err
-	case <-time.After(takeover):
-		return errors.New("another wipe of this machine does not end")
-	}
+	return nil
 }
 
 // readJournal replays a journal. A last line that was cut by a kill is left out.
@@ -230,7 +247,7 @@ func (s *state) apply(e entry) {
 			s.Recent = append(s.Recent[:0:0], s.Recent[recent:]...)
 		}
 	case e.Open != nil:
-		s.Open[e.Open.File] = checkpoint{e.Open.Nonce, e.Open.Offset}
+		s.Open[e.Open.File] = e.Open.checkpoint
 	case e.Names > 0:
 		r.Names += e.Names
 	case e.Deleted > 0:

@@ -21,8 +21,8 @@ func TestJournalGoesOn(t *testing.T) {
 		t.Fatal(resumed, err)
 	}
 	j.add(entry{Done: &doneEntry{Group: 1, Bytes: 100, File: "1:1"}})
-	j.add(entry{Open: &openEntry{File: "1:2", Nonce: 5, Offset: 300}})
-	j.add(entry{Open: &openEntry{File: "1:3", Nonce: 6, Offset: 300}})
+	j.add(entry{Open: &openEntry{"1:2", checkpoint{Nonce: 5, Offset: 300}}})
+	j.add(entry{Open: &openEntry{"1:3", checkpoint{Nonce: 6, Offset: 300}}})
 	j.add(entry{Done: &doneEntry{Group: 0, Bytes: 50, File: "1:3"}})
 	j.add(entry{Names: 2})
 	j.add(entry{Deleted: 11})
@@ -47,7 +47,7 @@ func TestJournalGoesOn(t *testing.T) {
 	if got := again.result(); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v\nwant %+v", got, want)
 	}
-	if open := again.state.Open; len(open) != 1 || open["1:2"] != (checkpoint{5, 300}) {
+	if open := again.state.Open; len(open) != 1 || open["1:2"] != (checkpoint{Nonce: 5, Offset: 300}) {
 		t.Errorf("open files: %v", open)
 	}
 	if !bytes.Equal(again.state.Key, j.state.Key) {
@@ -79,7 +79,7 @@ func TestJournalOfOtherRules(t *testing.T) {
 	}
 	gone := item(protocol.Failed, 0, "/gone", nil)
 	for _, e := range []entry{
-		{Done: &doneEntry{Bytes: 100, File: "1:1"}}, {Open: &openEntry{File: "1:2", Nonce: 5, Offset: 300}},
+		{Done: &doneEntry{Bytes: 100, File: "1:1"}}, {Open: &openEntry{"1:2", checkpoint{Nonce: 5, Offset: 300}}},
 		{Secret: &protocol.Secret{Path: "/s"}}, {Lasting: &gone},
 	} {
 		first.add(e)
@@ -93,7 +93,7 @@ func TestJournalOfOtherRules(t *testing.T) {
 	if res := j.result(); res.Total.Files != 0 || len(res.Secrets) != 0 || len(res.Items) != 1 {
 		t.Errorf("%+v", res)
 	}
-	if j.state.Open["1:2"] != (checkpoint{5, 300}) || !bytes.Equal(j.state.Key, first.state.Key) {
+	if j.state.Open["1:2"] != (checkpoint{Nonce: 5, Offset: 300}) || !bytes.Equal(j.state.Key, first.state.Key) {
 		t.Errorf("open files: %v", j.state.Open)
 	}
 	j.add(entry{Done: &doneEntry{Bytes: 100, File: "1:1"}})

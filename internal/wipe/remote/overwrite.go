@@ -61,13 +61,29 @@ func extents(fd int, size int64) ([]extent, error) {
 type job struct {
 	fd   int
 	size int64
-	// nonce tells its stream from that of others, and from is where an earlier run came to.
-	nonce uint64
-	from  int64
+	// from is where an earlier run came to, and the number that tells the stream of this file from that of others.
+	from  checkpoint
 	parts []extent
-	// wrote is told how many bytes were written just now, and checkpoint how far the file is done for good.
-	wrote      func(n int64)
-	checkpoint func(offset int64)
+	// wrote is told how many more bytes are as they have to be, and reached how far the file is done for good.
+	wrote   func(n int64)
+	reached func(checkpoint)
+}
+
+// before returns how many bytes an earlier run has written.
+func (j *job) before() (n int64) {
+	for _, part := range j.parts {
+		n += max(0, min(part.to, j.from.Offset)-part.from)
+	}
+	return n
+}
+
+// settle puts on the medium what is written up to an offset, and tells that.
+func (j *job) settle(offset int64) error {
+	if err := unix.Fdatasync(j.fd); err != nil {
+		return err
+	}
+	j.reached(checkpoint{j.from.Nonce, offset, lastChange(j.fd)})
+	return nil
 }
 
 // worker overwrites files. It is for one goroutine.
@@ -112,10 +128,10 @@ func (w *worker) overwrite(ctx context.Context, j *job) error {
 	}
 	since := int64(0)
 	for _, part := range j.parts {
-		if part.to <= j.from {
+		if part.to <= j.from.Offset {
 			continue
 		}
-		part.from = max(part.from, j.from)
+		part.from = max(part.from, j.from.Offset)
 		if err := w.overwritePart(ctx, j, direct, part, &since); err != nil {
 			return err
 		}
@@ -123,15 +139,16 @@ func (w *worker) overwrite(ctx context.Context, j *job) error {
 	return unix.Fdatasync(j.fd)
 }
 
-// overwritePart fills one buffer while the other is written, where there is more than one chunk.
+// overwritePart fills one buffer while the other is written, where there is more than one chunk. Where ctx ends, the next run can
+// go on.
 func (w *worker) overwritePart(ctx context.Context, j *job, direct int, part extent, since *int64) error {
 	cut := func(at int64) int64 { return min(at+chunkSize, part.to) }
 	next := w.a[:cut(part.from)-part.from]
-	w.stream.fill(next, j.nonce, part.from)
+	w.stream.fill(next, j.from.Nonce, part.from)
 	spare := w.b
 	for at := part.from; at < part.to; {
 		if err := ctx.Err(); err != nil {
-			return err
+			return errors.Join(err, j.settle(at))
 		}
 		now, to := next, cut(at)
 		var filled chan struct{}
@@ -140,7 +157,7 @@ func (w *worker) overwritePart(ctx context.Context, j *job, direct int, part ext
 			spare = now[:chunkSize]
 			filled = make(chan struct{})
 			go func(b []byte, offset int64) {
-				w.stream.fill(b, j.nonce, offset)
+				w.stream.fill(b, j.from.Nonce, offset)
 				close(filled)
 			}(next, to)
 		}
@@ -155,10 +172,9 @@ func (w *worker) overwritePart(ctx context.Context, j *job, direct int, part ext
 		at = to
 		if *since += int64(len(now)); *since >= checkpointEvery {
 			*since = 0
-			if err := unix.Fdatasync(j.fd); err != nil {
+			if err := j.settle(at); err != nil {
 				return err
 			}
-			j.checkpoint(at)
 		}
 	}
 	return nil
@@ -229,13 +245,15 @@ func places(part extent, n int) []int64 {
 // recheck reads back all that an earlier run has written: somebody may have written to the file since, where no sample is.
 func (w *worker) recheck(ctx context.Context, j *job) error {
 	for _, part := range j.parts {
-		for at := part.from; at < min(part.to, j.from); at += chunkSize {
+		for at := part.from; at < min(part.to, j.from.Offset); at += chunkSize {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if err := w.compare(j, extent{at, min(at+chunkSize, part.to, j.from)}); err != nil {
+			to := min(at+chunkSize, part.to, j.from.Offset)
+			if err := w.compare(j, extent{at, to}); err != nil {
 				return err
 			}
+			j.wrote(to - at)
 		}
 	}
 	return nil
@@ -248,7 +266,7 @@ func (w *worker) compare(j *job, part extent) error {
 		if err := readAt(j.fd, got, at); err != nil {
 			return err
 		}
-		w.stream.fill(want, j.nonce, at)
+		w.stream.fill(want, j.from.Nonce, at)
 		if !bytes.Equal(got, want) {
 			return errReadBack
 		}

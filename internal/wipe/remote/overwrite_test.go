@@ -4,9 +4,12 @@ package remote
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -96,7 +99,7 @@ func TestOverwriteInPlace(t *testing.T) {
 			t.Fatal(err)
 		}
 		var wrote int64
-		j := &job{fd: int(f.Fd()), size: size, nonce: 1, wrote: func(n int64) { wrote += n }, checkpoint: func(int64) {}}
+		j := &job{fd: int(f.Fd()), size: size, from: checkpoint{Nonce: 1}, wrote: func(n int64) { wrote += n }, reached: func(checkpoint) {}}
 		if j.parts, err = extents(j.fd, size); err != nil {
 			t.Fatal(err)
 		}
@@ -150,8 +153,8 @@ func TestOverwriteGoesOnFromACheckpoint(t *testing.T) {
 	}
 	defer f.Close()
 	var wrote int64
-	j := &job{fd: int(f.Fd()), size: size, nonce: 9, from: 2 * chunkSize, parts: []extent{{0, size}},
-		wrote: func(n int64) { wrote += n }, checkpoint: func(int64) {}}
+	j := &job{fd: int(f.Fd()), size: size, from: checkpoint{Nonce: 9, Offset: 2 * chunkSize}, parts: []extent{{0, size}},
+		wrote: func(n int64) { wrote += n }, reached: func(checkpoint) {}}
 	if err := w.overwrite(t.Context(), j); err != nil {
 		t.Fatal(err)
 	}
@@ -203,12 +206,106 @@ func TestAFileThatWasWrittenToSinceACheckpoint(t *testing.T) {
 	if err := unix.Fstat(int(file.Fd()), &f.st); err != nil {
 		t.Fatal(err)
 	}
-	r.journal.add(entry{Open: &openEntry{File: idOf(&f.st).String(), Nonce: 1, Offset: from}})
+	r.journal.add(entry{Open: &openEntry{idOf(&f.st).String(), checkpoint{Nonce: 1, Offset: from}}})
 	if err := r.scrub(t.Context(), w, f, int(file.Fd())); err != nil {
 		t.Fatal(err)
 	}
 	if data, err := os.ReadFile(name); err != nil || bytes.Contains(data, []byte("secret")) {
 		t.Errorf("it is left: %v", err)
+	}
+}
+
+// TestAFileThatNobodyWroteToIsNotReadAgain, however large: a line that breaks often would never see the end of it. That it is not
+// read shows in a page that is wrong without a change of the file's time.
+func TestAFileThatNobodyWroteToIsNotReadAgain(t *testing.T) {
+	r, w := emptyRun(t)
+	const size, from = 4 * chunkSize, 2 * chunkSize
+	content := make([]byte, size)
+	r.stream.fill(content, 1, 0)
+	copy(content[chunkSize+5*page:], "wrong")
+	name := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(name, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	fd := int(file.Fd())
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		t.Fatal(err)
+	}
+	newJob := func(changed int64) (j *job, wrote *int64) {
+		wrote = new(int64)
+		return &job{fd: fd, from: checkpoint{1, from, changed}, wrote: func(n int64) { *wrote += n }, reached: func(checkpoint) {}}, wrote
+	}
+	for _, changed := range []int64{0, st.Ctim.Nano() - 1} {
+		if j, _ := newJob(changed); !errors.Is(r.work(t.Context(), w, j), errReadBack) {
+			t.Errorf("changed at %d, said to be at %d: what is wrong is not seen", st.Ctim.Nano(), changed)
+		}
+	}
+	j, wrote := newJob(st.Ctim.Nano())
+	for _, part := range []extent{{0, chunkSize}, {chunkSize, 3 * chunkSize}, {3 * chunkSize, size}} {
+		j.parts = append(j.parts, part)
+	}
+	if n := j.before(); n != from {
+		t.Errorf("%d bytes were there before instead of %d", n, from)
+	}
+	// Samples are taken of it: those of the first two chunks may meet the wrong page.
+	if err := r.work(t.Context(), w, j); err != nil && !errors.Is(err, errReadBack) || *wrote != size {
+		t.Errorf("%v, %d bytes", err, *wrote)
+	}
+}
+
+// TestAStoppedFileGoesOnWhereItWas has the time of its last change, where the file system can be trusted with that.
+func TestAStoppedFileGoesOnWhereItWas(t *testing.T) {
+	r, w := emptyRun(t)
+	const size = 8 * chunkSize
+	name := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(name, bytes.Repeat([]byte("canary--"), size/8), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var at []checkpoint
+	j := &job{
+		fd: int(file.Fd()), size: size, from: checkpoint{Nonce: 7}, parts: []extent{{0, size}},
+		wrote: func(int64) { stop() }, reached: func(c checkpoint) { at = append(at, c) },
+	}
+	if err := w.overwrite(ctx, j); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	want := checkpoint{7, chunkSize, lastChange(j.fd)}
+	if len(at) != 1 || at[0] != want {
+		t.Fatalf("stopped at %+v instead of %+v", at, want)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(j.fd, &fs); err != nil {
+		t.Fatal(err)
+	}
+	if known := slices.Contains(timed, int64(fs.Type)); known != (want.Changed != 0) {
+		t.Errorf("of file system %#x the last change is %d", fs.Type, want.Changed)
+	}
+	// The very next write shows.
+	if _, err := file.WriteAt([]byte("x"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if later := lastChange(j.fd); want.Changed != 0 && later <= want.Changed {
+		t.Errorf("written to after %d, and changed at %d", want.Changed, later)
+	}
+	got := make([]byte, 2*chunkSize)
+	r.stream.fill(got[:chunkSize], 7, 0)
+	got[0] = 'x'
+	copy(got[chunkSize:], bytes.Repeat([]byte("canary--"), chunkSize/8))
+	if data, err := os.ReadFile(name); err != nil || !bytes.Equal(data[:2*chunkSize], got) {
+		t.Errorf("more or less than one chunk was written: %v", err)
 	}
 }
 
@@ -228,7 +325,7 @@ func TestAnotherFileOfTheNumber(t *testing.T) {
 	if err := unix.Fstat(int(file.Fd()), &f.st); err != nil {
 		t.Fatal(err)
 	}
-	r.journal.add(entry{Open: &openEntry{File: idOf(&f.st).String(), Nonce: 1, Offset: 500_000}})
+	r.journal.add(entry{Open: &openEntry{idOf(&f.st).String(), checkpoint{Nonce: 1, Offset: 500_000}}})
 	if err := r.scrub(t.Context(), w, f, int(file.Fd())); err != nil {
 		t.Fatal(err)
 	}

@@ -261,7 +261,7 @@ func (r *run) deleted(w *worker, link string) (bytes int64, err error) {
 		return 0, err
 	}
 	defer unix.Close(fd)
-	j := &job{fd: fd, nonce: rand.Uint64(), wrote: func(int64) {}, checkpoint: func(int64) {}}
+	j := &job{fd: fd, from: checkpoint{Nonce: rand.Uint64()}, wrote: func(int64) {}, reached: func(checkpoint) {}}
 	if err := r.work(context.Background(), w, j); err != nil {
 		return 0, err
 	}
@@ -282,7 +282,10 @@ func (r *run) work(ctx context.Context, w *worker, j *job) error {
 	if j.parts, err = extents(j.fd, j.size); err != nil {
 		return err
 	}
-	if err := w.recheck(ctx, j); err != nil {
+	// A file that nobody has written to since is as it was left.
+	if j.from.Changed != 0 && j.from.Changed == st.Ctim.Nano() {
+		j.wrote(j.before())
+	} else if err := w.recheck(ctx, j); err != nil {
 		return err
 	}
 	if err := w.overwrite(ctx, j); err != nil {
@@ -483,14 +486,12 @@ func (r *run) scrubFrom(ctx context.Context, w *worker, key string, fd int, from
 	var mine int64
 	defer func() { r.written.Add(-mine) }()
 	return r.work(ctx, w, &job{
-		fd: fd, nonce: from.Nonce, from: from.Offset,
+		fd: fd, from: from,
 		wrote: func(n int64) {
 			mine += n
 			r.written.Add(n)
 		},
-		checkpoint: func(offset int64) {
-			r.journal.add(entry{Open: &openEntry{File: key, Nonce: from.Nonce, Offset: offset}})
-		},
+		reached: func(c checkpoint) { r.journal.add(entry{Open: &openEntry{File: key, checkpoint: c}}) },
 	})
 }
 

@@ -62,7 +62,8 @@ func Serve(in io.Reader, out io.Writer) error {
 	if err != nil {
 		return w.Send(protocol.Message{Refused: err.Error()})
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	// The signal is of a later run that takes the place of this one.
+	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer cancel()
 	go c.listen(messages, cancel)
 	f := &far{req: req, environ: environ, notes: &notes{}}
@@ -181,7 +182,12 @@ func (c *conversation) run(ctx context.Context, f *far) error {
 	if err := c.w.Send(protocol.Message{Result: &result}); err != nil {
 		return err
 	}
-	if op, ok := <-c.commands; !ok || op != protocol.OpFinish {
+	select {
+	case op, ok := <-c.commands:
+		if !ok || op != protocol.OpFinish {
+			return nil
+		}
+	case <-ctx.Done():
 		return nil
 	}
 	f.req.Op = protocol.OpFinish
