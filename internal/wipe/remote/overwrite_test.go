@@ -247,9 +247,7 @@ func TestAFileThatNobodyWroteToIsNotReadAgain(t *testing.T) {
 		}
 	}
 	j, wrote := newJob(st.Ctim.Nano())
-	for _, part := range []extent{{0, chunkSize}, {chunkSize, 3 * chunkSize}, {3 * chunkSize, size}} {
-		j.parts = append(j.parts, part)
-	}
+	j.parts = []extent{{0, chunkSize}, {chunkSize, 3 * chunkSize}, {3 * chunkSize, size}}
 	if n := j.before(); n != from {
 		t.Errorf("%d bytes were there before instead of %d", n, from)
 	}
