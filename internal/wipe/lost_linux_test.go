@@ -137,6 +137,35 @@ func TestAnInterruptOnASilentLine(t *testing.T) {
 	})
 }
 
+// TestAnOvertakenRunIsNotClean, and leaves the machine to the one that has it.
+func TestAnOvertakenRunIsNotClean(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, overlay.Config{})
+	w.plant("echo $C >/workspace/x")
+	hold := w.Hold("/workspace/x")
+	first, err := wipe.Prepare(t.Context(), w.config(wipe.Options{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r *wipe.Report
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		r, err = first.Run(t.Context())
+		done <- err
+	}()
+	hold.Await()
+	w.Sh("pkill -TERM -f '/[.]vast-ssh-'") // as a later run does
+	hold.Release()
+	if err := <-done; err != nil || r.Data != wipe.Incomplete || !strings.Contains(r.Problem, "another wipe") || r.LoginRemoved {
+		t.Fatalf("%v: %+v", err, r)
+	}
+	again := w.prepare(wipe.Options{})
+	if r, err := again.Run(t.Context()); err != nil || r.Data != wipe.Clean || len(w.found()) > 0 {
+		t.Errorf("again: %v: %+v", err, r)
+	}
+}
+
 // whileTheLoginGoes makes a run that does something when the login is about to be removed.
 func (w *world) whileTheLoginGoes(ctx context.Context, cfg wipe.Config, do func()) *wipe.Report {
 	w.t.Helper()

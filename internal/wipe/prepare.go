@@ -491,5 +491,9 @@ func unreachable(p *protocol.Plan, volumes []Volume) []string {
 	return list
 }
 
-// errEnded is for a connection that ended without a word.
-var errEnded = errors.New("the connection ended")
+var (
+	// errEnded is for a connection that ended without a word.
+	errEnded = errors.New("the connection ended")
+	// errOvertaken is for a far side that has stopped without being told to by this run.
+	errOvertaken = errors.New("the work on the machine was stopped by another wipe of it, or with the machine")
+)

@@ -149,7 +149,7 @@ func (w *Wipe) data(ctx context.Context, r *Report) (res *protocol.Result, finis
 			}
 			what = "the far side has failed"
 		case err == nil:
-			return res, false, errEnded
+			return res, false, errOvertaken
 		case !w.again(err):
 			return res, false, err
 		}
