@@ -27,38 +27,47 @@ kind() {
     done </proc/mounts
     echo "$type"
 }
-# access DIR: the mode and the owner, in numbers.
-access() {
+# mine DIR: whether it is a directory of this user alone. Who this is says the owner of this process.
+mine() {
     # shellcheck disable=SC2046 # words: mode links owner …
-    set -- $(ls -ldn "$1" 2>/dev/null)
-    echo "$1 $3"
+    set -- $(ls -ldn "$1" 2>/dev/null) x x x
+    case $1 in drwx------*) [ "$3" = "$me" ] ;; *) return 1 ;; esac
 }
+# shellcheck disable=SC2012 # a number
+me=$(ls -ldn /proc/$$ | while read -r _ _ owner _; do echo "$owner"; done)
 # 64 KiB, to see whether there is room for 2 MiB.
 block=0123456789abcdef
 for _ in 1 2 3 4 5 6 7 8 9 10 11 12; do block=$block$block; done
 for dir in /dev/shm /run /tmp /var/tmp "$HOME"; do
     [ -d "$dir" ] && [ ! -L "$dir" ] || continue
-    try=$dir/.vast-ssh-probe.$$
-    mkdir "$try" 2>/dev/null || continue
-    runs=no room=no blocks=0
-    if printf '#!/bin/sh\nexit 42\n' >"$try/x" && chmod 700 "$try/x"; then
-        "$try/x" >/dev/null 2>&1
-        [ $? = 42 ] && runs=yes
-    fi
-    while [ $blocks -lt 32 ] && printf %s "$block"; do blocks=$((blocks + 1)); done >"$try/room" 2>/dev/null
-    [ $blocks = 32 ] && room=yes
+    runs=no room=no
     # A directory of the name that another user could have made is no journal, and in the way of one.
     for old in "$dir/$journal" "$dir/$journal-sh"; do
         [ -e "$old" ] || [ -L "$old" ] || continue
-        if [ "$(access "$old")" != "$(access "$try")" ]; then
+        if ! mine "$old"; then
             room=taken
             break
         fi
         room=journal
         [ ! -s "$dir/$journal-sh/journal" ] || room=script
     done
-    rm -f "$try/x" "$try/room"
-    rmdir "$try"
+    # What is tried here an earlier wipe that still lives may take away at any moment. Its journal is known without.
+    try=$dir/.vast-ssh-probe.$$
+    if mkdir "$try" 2>/dev/null; then
+        if printf '#!/bin/sh\nexit 42\n' >"$try/x" && chmod 700 "$try/x"; then
+            "$try/x" >/dev/null 2>&1
+            [ $? = 42 ] && runs=yes
+        fi 2>/dev/null
+        if [ $room = no ]; then
+            blocks=0
+            while [ $blocks -lt 32 ] && printf %s "$block"; do blocks=$((blocks + 1)); done >"$try/room" 2>/dev/null
+            [ $blocks = 32 ] && room=yes
+        fi
+        rm -f "$try/x" "$try/room"
+        rmdir "$try" 2>/dev/null
+    elif [ $room = no ]; then
+        continue
+    fi
     printf 'dir %s %s %s %s\n' "$(kind "$dir")" "$runs" "$room" "$dir"
 done
 echo end

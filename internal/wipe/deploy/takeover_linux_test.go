@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"vast-ssh/internal/sim/overlay"
 	"vast-ssh/internal/wipe/deploy"
 	"vast-ssh/internal/wipe/protocol"
 )
@@ -135,6 +136,25 @@ func TestAnEarlierHelperIsEnded(t *testing.T) {
 	if left := m.found(); len(left) > 0 {
 		t.Errorf("left: %q", left)
 	}
+}
+
+// TestAJournalIsFoundWhileAnotherWipes what the probe tries: two runs with a journal each would wipe each other's.
+func TestAJournalIsFoundWhileAnotherWipes(t *testing.T) {
+	onFar(t, func(t *testing.T, _ deploy.Kind, c overlay.Config) {
+		m := newMachine(t, c)
+		m.plant("echo $C >/workspace/x")
+		req := m.everything()
+		req.Processes = false // which would end the loop
+		client := m.login()
+		m.result(m.begin(client, req))
+		m.Sh("(while :; do rm -rf /dev/shm/.vast-ssh-probe.*; done) >/dev/null 2>&1 </dev/null &")
+		for range 5 {
+			s := m.begin(client, req)
+			if res := m.result(s); !s.Hello.Resumed || res.Groups[2].Files != 1 {
+				t.Fatalf("resumed: %v, %+v", s.Hello.Resumed, res)
+			}
+		}
+	})
 }
 
 // receiveAll returns the last word of a far side that has ended, and its end, or a result.
