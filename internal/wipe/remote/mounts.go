@@ -3,6 +3,7 @@
 package remote
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -51,9 +52,15 @@ func readMounts() (mounts, error) {
 	return parseMounts(data, isDir)
 }
 
+// isDir takes a file system whose server has ended for a directory, since nobody can look.
 func isDir(name string) bool {
 	info, err := os.Lstat(name)
-	return err == nil && info.IsDir()
+	return err == nil && info.IsDir() || errors.Is(err, unix.ENOTCONN)
+}
+
+// served reports whether a program serves the file system, see fuse(4).
+func (m mount) served() bool {
+	return m.fstype == "fuse" || m.fstype == "fuseblk" || strings.HasPrefix(m.fstype, "fuse.")
 }
 
 // parseMounts reads a mountinfo. isDir tells whether a mount point is a directory.

@@ -61,7 +61,31 @@ look_at_processes() {
     for p in 1 $line_up; do
         [ "$p" != $$ ] && case $(cat "/proc/$p/comm" 2>/dev/null) in sshd*) false ;; esac && waiting="$waiting$p "
     done
-    for p in $all; do ! waited_for "$p" || held="$held$p "; done
+    serving=" $(servers | tr '\n' ' ')"
+    for p in $all; do if waited_for "$p" || serves "$p"; then held="$held$p "; fi; done
+}
+
+# servers prints the processes that have the device open by which file systems are served, if one of those is mounted; see fuse(4).
+servers() {
+    grep -q ' - fuse[^c]' /proc/self/mountinfo || return 0
+    set +f
+    ls -ln /proc/[0-9]*/fd 2>/dev/null | sed -n 's|^/proc/\([0-9]*\)/fd:$|\1|p; s|^.* -> /dev/fuse$|serves|p' | while read -r word; do
+        if [ "$word" = serves ]; then echo "$pid"; else pid=$word; fi
+    done
+    set -f
+}
+
+# serves PID: whether it serves a file system, or was started by what does, as is the ssh of sshfs. Such a one is not stopped: who
+# looked at its files would wait for ever.
+serves() {
+    [ "$serving" != ' ' ] || return 1
+    q=$1
+    while [ "${q:-0}" -gt 0 ]; do
+        case $spared in *" $q "*) return 1 ;; esac
+        case $serving in *" $q "*) return 0 ;; esac
+        eval "q=\${parent_$q:-0}"
+    done
+    return 1
 }
 
 # waited_for PID: whether its parent may wait for it: PID 1, or what started the ssh server. A child of PID 1 that has another's
@@ -289,7 +313,7 @@ end_processes() {
             for p in $(doomed; on_hold); do case " $stopped $halted $told" in *" $p "*) ;; *) new="$new $p" ;; esac; done
             [ -n "$new" ] || break
             for p in $new; do
-                kill -STOP "$p" 2>/dev/null
+                serves "$p" || kill -STOP "$p" 2>/dev/null
                 case $held in *" $p "*) halted="$halted $p" ;; *) stopped="$stopped $p" ;; esac
             done
         done
@@ -381,7 +405,12 @@ in_use() {
             sed -n 's|^[^/]*\(/.*\)$|\1|p; s| (deleted)$||p' "/proc/$p/maps" 2>/dev/null | sort -u | ids
         done
         # Linux lets nobody write to a program that runs.
-        [ "$processes" = no ] || for p in $(on_hold); do place_of "$p"; stat -L -c %d:%i "$place/exe" 2>/dev/null; done
+        [ "$processes" = no ] || for p in $(on_hold); do
+            place_of "$p"
+            stat -L -c %d:%i "$place/exe" 2>/dev/null
+            # What serves a file system goes on, and needs its libraries.
+            ! serves "$p" || sed -n 's|^[^/]*\(/.*\)$|\1|p' "/proc/$p/maps" 2>/dev/null | sort -u | ids
+        done
         echo "$programs"
     } | sort -u | tr '\n' ' ')
     printf '%s' "$used" >"$work/used" # for other shells: it may be more than fits into an environment

@@ -140,7 +140,7 @@ walk() {
     fi
     if [ -L "$1" ]; then
         on_mount each link "$1"
-    elif [ -d "$1" ]; then
+    elif [ -d "$1" ] || [ "$class:$point" = "volume:$1" ]; then
         [ "$point" != "$1" ] || entered="$entered$1//"
         tree_at "$1"
         mounts_below "$1"
@@ -230,15 +230,17 @@ exclude() {
 }
 
 # complaint prints the first of those on its input, its reason first. Who complains has left a file out, unless that is gone, or
-# another now.
+# another now, or on a file system whose server has ended.
 complaint() {
     sed -n '/: No such file or directory$/d; /: Not a directory$/d; /: Too many levels of symbolic links$/d
+        /: Transport endpoint is not connected$/d; /: Socket not connected$/d
         s/^\(.*\): \([^:]*\)$/\2: \1/; p; q'
 }
 
 # tree_at ROOT: a directory with all that is below it on one mount, which mount_of has found.
 tree_at() {
     on_mount excluded "$1"
+    [ "$class" != volume ] || [ -d "$1" ] || missed "$1" 'it cannot be looked at'
     quoted "$1"
     top=$result
     inner='. "$work/far.sh"; each "$@"'
