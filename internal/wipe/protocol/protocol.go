@@ -277,4 +277,7 @@ const (
 	MaxText      = 512
 	MaxPath      = 4096
 	MaxLine      = 64 << 20
+	// MaxRules is room for the whole catalogue in MaxHomes directories.
+	MaxRules = 160_000
+	MaxHomes = 200
 )
