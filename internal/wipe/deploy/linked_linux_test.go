@@ -1,0 +1,43 @@
+package deploy_test
+
+import (
+	"strings"
+	"testing"
+
+	"vast-ssh/internal/sim/overlay"
+	"vast-ssh/internal/wipe/deploy"
+)
+
+// TestALoginThatIsLinked is reached by links, as where a home or its .ssh is kept on the workspace. They lead to it until it goes.
+func TestALoginThatIsLinked(t *testing.T) {
+	t.Parallel()
+	for name, script := range map[string]string{
+		"ssh": "mv /root/.ssh /workspace/ssh; ln -s /workspace/ssh /root/.ssh",
+		"keys": "mkdir /workspace/k; mv /root/.ssh/authorized_keys /workspace/k/mine; " +
+			"ln -s /opt/keys /root/.ssh/authorized_keys; ln -s /workspace/k/mine /opt/keys",
+		"host keys": "mkdir -p /workspace/etc; mv /etc/ssh /workspace/etc/; ln -s /workspace/etc/ssh /etc/ssh",
+		"two":       "mv /root/.ssh /workspace/ssh; ln -s ../workspace/ssh /opt/ssh; ln -s /opt/ssh /root/.ssh",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			onFar(t, func(t *testing.T, _ deploy.Kind, c overlay.Config) {
+				m := newMachine(t, c)
+				m.plant("mkdir -p /workspace; echo $C >/workspace/x\n" + script + "\necho \"# $C\" >>/root/.ssh/authorized_keys")
+				client, req := m.login(), m.everything()
+				s := m.begin(client, req)
+				res := m.result(s)
+				m.login().Close() // all else is done
+				last := m.finish(s)
+				if left := m.found(); len(left) > 0 || res.Remains() > 0 || last.Remains() > 0 {
+					t.Errorf("left: %q, %+v", left, last.Items)
+				}
+				if _, err := m.dial(); err == nil {
+					t.Error("the login is not removed")
+				}
+				if left := m.Sh("find /root /opt /etc /workspace -type l -newerct @" + strings.TrimSpace(m.Sh("stat -c %W /"))); left != "" {
+					t.Errorf("links: %q", left)
+				}
+			})
+		})
+	}
+}
