@@ -29,3 +29,18 @@ func TestManyHomes(t *testing.T) {
 		t.Errorf("%d of %d rules, %v", len(got.Rules), len(set.rules), err)
 	}
 }
+
+// TestWhatAProgramServesIsNoVolume unless the API names its very path: it may be a disk of the user's elsewhere.
+func TestWhatAProgramServesIsNoVolume(t *testing.T) {
+	for _, c := range []struct {
+		fstype, known, want string
+	}{
+		{"ext4", "", ""}, {"ext4", "/drive", ""}, {"ext4", "/data", "/drive"}, {"fusectl", "", ""},
+		{"fuse.sshfs", "", "/drive"}, {"fuse", "", "/drive"}, {"fuseblk", "", "/drive"}, {"fuse.sshfs", "/drive", ""},
+	} {
+		mounts := []protocol.Mount{{Path: "/drive", Type: c.fstype}}
+		if got := unnamed(mounts, map[uint64]bool{7: true}, map[uint64]string{7: c.known}); got != c.want {
+			t.Errorf("%+v: %q", c, got)
+		}
+	}
+}

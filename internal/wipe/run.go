@@ -47,7 +47,7 @@ func (w *Wipe) Run(ctx context.Context) (*Report, error) {
 	}
 	defer w.Close()
 	if len(w.req.Volumes) > 0 { // since the plan another instance may have got one
-		if err := w.mayWipeVolumes(ctx, w.req.Volumes); err != nil {
+		if err := w.mayWipeVolumes(ctx, w.wiped()); err != nil {
 			return nil, err
 		}
 	}

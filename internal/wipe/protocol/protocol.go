@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"strings"
 )
 
 // Version is that of the conversation. The far side is always brought along, so that both ends have the same.
@@ -165,6 +166,11 @@ type Item struct {
 type Secret struct {
 	Rule int    `json:"rule"`
 	Path string `json:"path"`
+}
+
+// Served reports whether a program serves file systems of a type, see fuse(4).
+func Served(fstype string) bool {
+	return fstype == "fuse" || fstype == "fuseblk" || strings.HasPrefix(fstype, "fuse.")
 }
 
 // Plan is what a run would do.

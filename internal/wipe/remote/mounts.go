@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vast-ssh/internal/wipe/protocol"
 )
 
 // class is what a mount means to a wipe.
@@ -58,10 +60,7 @@ func isDir(name string) bool {
 	return err == nil && info.IsDir() || errors.Is(err, unix.ENOTCONN)
 }
 
-// served reports whether a program serves the file system, see fuse(4).
-func (m mount) served() bool {
-	return m.fstype == "fuse" || m.fstype == "fuseblk" || strings.HasPrefix(m.fstype, "fuse.")
-}
+func (m mount) served() bool { return protocol.Served(m.fstype) }
 
 // parseMounts reads a mountinfo. isDir tells whether a mount point is a directory.
 func parseMounts(data []byte, isDir func(string) bool) (mounts, error) {
