@@ -41,3 +41,18 @@ func TestALoginThatIsLinked(t *testing.T) {
 		})
 	}
 }
+
+// TestThePartsOfTheServerStay where a distribution has them, and beside those that run: no process need run one now.
+func TestThePartsOfTheServerStay(t *testing.T) {
+	t.Parallel()
+	onFar(t, func(t *testing.T, _ deploy.Kind, c overlay.Config) {
+		m := newMachine(t, c)
+		m.plant(`mkdir -p /usr/libexec/openssh
+			for f in libexec/openssh/sshd-auth sbin/sshd-session sbin/sshd-other; do cp /bin/true /usr/$f; done`)
+		res := m.result(m.begin(m.login(), m.everything()))
+		left := m.Sh("cd /usr; ls libexec/openssh/sshd-* sbin/sshd-*")
+		if left != "libexec/openssh/sshd-auth\nsbin/sshd-session\n" || res.Remains() > 0 {
+			t.Errorf("left: %q, %+v", left, res.Items)
+		}
+	})
+}

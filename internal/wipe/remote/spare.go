@@ -56,7 +56,7 @@ func inUse(pids map[int]bool) map[id]bool {
 		opened(pid, func(name string) { add(name) })
 	}
 	listed := make(map[id]bool)
-	for _, name := range loginPrograms() {
+	for _, name := range loginPrograms(pids) {
 		file, ok := add(name)
 		if !ok || listed[file] {
 			continue

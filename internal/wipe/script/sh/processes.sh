@@ -363,10 +363,18 @@ ids() {
     [ $# = 0 ] || stat -L -c %d:%i "$@" 2>/dev/null
 }
 
+# server_parts prints what else a login is let in by, under the paths of the distributions and where the parts are that run now.
+server_parts() {
+    {
+        printf '/usr/%s\n' lib/openssh lib/ssh libexec libexec/openssh libexec/ssh
+        for p in $spared; do readlink "/proc/$p/exe" 2>/dev/null; done | sed -n 's|/sshd[^/]*$||p'
+    } | sort -u | sed 's|.*|&/sshd-session &/sshd-auth|'
+}
+
 # needed_programs lists what the script runs, and what the next login and its far side do, with their libraries.
 needed_programs() {
-    for name in /bin/sh "$SHELL" /usr/sbin/sshd /usr/lib/openssh/sshd-session /usr/lib/openssh/sshd-auth /usr/lib/ssh/sshd-session \
-        /usr/lib/ssh/sshd-auth /usr/libexec/sshd-session /usr/libexec/sshd-auth cat chattr chmod chown cksum cut dd find grep gzip head \
+    # shellcheck disable=SC2046 # words
+    for name in /bin/sh "$SHELL" /usr/sbin/sshd $(server_parts) cat chattr chmod chown cksum cut dd find grep gzip head \
         id ls lsattr md5sum mkdir mv od readlink rm rmdir sed sha256sum sh sleep sort stat tr uname uniq wc; do
         name=$(command -v "$name" 2>/dev/null)
         case $name in /*) readlink -f "$name" ;; esac
