@@ -48,10 +48,12 @@ func TestThePartsOfTheServerStay(t *testing.T) {
 	onFar(t, func(t *testing.T, _ deploy.Kind, c overlay.Config) {
 		m := newMachine(t, c)
 		m.plant(`mkdir -p /usr/libexec/openssh
-			for f in libexec/openssh/sshd-auth sbin/sshd-session sbin/sshd-other; do cp /bin/true /usr/$f; done`)
+			for f in libexec/openssh/sshd-auth sbin/sshd-session sbin/sshd-other; do cp /bin/true /usr/$f; done
+			mkdir -p /var/empty/sshd /var/lib/empty /usr/share/empty.sshd /usr/share/empty.other /etc/authselect; echo auth >/etc/authselect/system-auth`)
 		res := m.result(m.begin(m.login(), m.everything()))
 		left := m.Sh("cd /usr; ls libexec/openssh/sshd-* sbin/sshd-*")
-		if left != "libexec/openssh/sshd-auth\nsbin/sshd-session\n" || res.Remains() > 0 {
+		left += m.Sh("ls -d /etc/authselect/* /var/empty/sshd /var/lib/empty /usr/share/empty.*")
+		if left != "libexec/openssh/sshd-auth\nsbin/sshd-session\n/etc/authselect/system-auth\n/usr/share/empty.sshd\n/var/empty/sshd\n/var/lib/empty\n" || res.Remains() > 0 {
 			t.Errorf("left: %q, %+v", left, res.Items)
 		}
 	})
