@@ -350,9 +350,8 @@ const (
 
 // endProcesses stops all of the user's processes, so that none can start or write anything, then hands each to inspect, and
 // then kills at once those that are not held: a shell that is asked to end writes its history first. It tells each that was
-// ended or is held, and returns those that are still there.
-func endProcesses(ctx context.Context, inspect, ended func(protocol.Process)) ([]protocol.Process, error) {
-	told := make(map[int]bool)
+// ended or is held, and returns those that are still there. What is in told is left out, and what goes on is put there.
+func endProcesses(ctx context.Context, told map[int]bool, inspect, ended func(protocol.Process)) ([]protocol.Process, error) {
 	for range rounds {
 		stopped, err := stopProcesses(told)
 		if err != nil {
@@ -367,8 +366,10 @@ func endProcesses(ctx context.Context, inspect, ended func(protocol.Process)) ([
 		kill := slices.DeleteFunc(slices.Collect(maps.Keys(stopped)), func(pid int) bool { return stopped[pid].Held })
 		gone := killAll(ctx, kill)
 		for pid, p := range stopped {
-			if p.Held || gone[pid] {
+			if p.Held {
 				told[pid] = true
+			}
+			if p.Held || gone[pid] {
 				ended(p)
 			}
 		}
@@ -379,7 +380,10 @@ func endProcesses(ctx context.Context, inspect, ended func(protocol.Process)) ([
 	r, err := rolesNow()
 	var left []protocol.Process
 	for _, pid := range r.doomed {
-		left = append(left, describe(pid))
+		if !told[pid] {
+			told[pid] = true
+			left = append(left, describe(pid))
+		}
 	}
 	return left, err
 }

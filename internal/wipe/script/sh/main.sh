@@ -236,6 +236,7 @@ run() {
     helper_was_here
     random
     in_use
+    told=' '
     [ "$processes" = no ] || { end_processes; remove_ipc; used_deleted; }
     look_at_mounts
     in_use
@@ -245,10 +246,14 @@ run() {
     swept=yes
     for _ in 1 2; do
         rm -f "$work/met"
-        [ "$processes" = no ] || deleted 1 over_deleted # its files may have been removed under it, and it writes on
+        [ "$processes" = no ] || {
+            end_processes
+            deleted 1 over_deleted # its files may have been removed under it, and it writes on
+        }
         pass
         [ -e "$work/met" ] || finished done
     done
+    [ "$processes" = no ] || end_processes
     op=again
     pass
     op=run

@@ -302,9 +302,9 @@ of_process() {
 }
 
 # end_processes stops all of the user's processes, so that none can start or write anything, overwrites what only they can still
-# reach, and kills those that are not held at once: a shell that is asked to end writes its history first.
+# reach, and kills those that are not held at once: a shell that is asked to end writes its history first. Those that go on are put
+# into told, and left out from then on.
 end_processes() {
-    told=' '
     for _ in 1 2 3 4 5; do
         stopped='' halted=
         while :; do
@@ -326,12 +326,15 @@ end_processes() {
         told="$told$halted "
         for p in $stopped; do
             case "$left$told" in *" $p "*) continue ;; esac
-            told="$told$p "
             eval "keep \"P $p no \$about_$p\""
         done
     done
     look_at_processes
-    for p in $(doomed); do item running 0 "$(cat "/proc/$p/comm" 2>/dev/null)" "process $p cannot be ended, or comes back"; done
+    for p in $(doomed); do
+        case $told in *" $p "*) continue ;; esac
+        told="$told$p "
+        item running 0 "$(cat "/proc/$p/comm" 2>/dev/null)" "process $p cannot be ended, or comes back"
+    done
 }
 
 # settle waits for the end of what was killed, and sets left to what is still there.
