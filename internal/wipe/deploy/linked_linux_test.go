@@ -1,6 +1,7 @@
 package deploy_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -49,11 +50,15 @@ func TestThePartsOfTheServerStay(t *testing.T) {
 		m := newMachine(t, c)
 		m.plant(`mkdir -p /usr/libexec/openssh
 			for f in libexec/openssh/sshd-auth sbin/sshd-session sbin/sshd-other; do cp /bin/true /usr/$f; done
-			mkdir -p /var/empty/sshd /var/lib/empty /usr/share/empty.sshd /usr/share/empty.other /etc/authselect; echo auth >/etc/authselect/system-auth`)
+			mkdir -p /var/empty/sshd /var/lib/empty /usr/share/empty.sshd /usr/share/empty.other /etc/authselect
+			echo auth >/etc/authselect/system-auth`)
 		res := m.result(m.begin(m.login(), m.everything()))
-		left := m.Sh("cd /usr; ls libexec/openssh/sshd-* sbin/sshd-*")
-		left += m.Sh("ls -d /etc/authselect/* /var/empty/sshd /var/lib/empty /usr/share/empty.*")
-		if left != "libexec/openssh/sshd-auth\nsbin/sshd-session\n/etc/authselect/system-auth\n/usr/share/empty.sshd\n/var/empty/sshd\n/var/lib/empty\n" || res.Remains() > 0 {
+		left := strings.Fields(m.Sh("ls -d /usr/libexec/openssh/* /usr/sbin/sshd-* /etc/authselect/* /var/empty/* /var/lib/empty /usr/share/empty.*"))
+		want := []string{
+			"/etc/authselect/system-auth", "/usr/libexec/openssh/sshd-auth", "/usr/sbin/sshd-session", "/usr/share/empty.sshd",
+			"/var/empty/sshd", "/var/lib/empty",
+		}
+		if !slices.Equal(left, want) || res.Remains() > 0 {
 			t.Errorf("left: %q, %+v", left, res.Items)
 		}
 	})
