@@ -281,7 +281,7 @@ func (w *Wipe) plan(ctx context.Context, client *ssh.Client) error {
 		if err := w.mayWipeVolumes(ctx, volumes); err != nil {
 			return err
 		}
-		if p, err = w.ask(ctx, client, volumes); err != nil {
+		if p, err = w.ask(ctx, client, paths(volumes)); err != nil {
 			return err
 		}
 	}
@@ -291,14 +291,18 @@ func (w *Wipe) plan(ctx context.Context, client *ssh.Client) error {
 
 // writable are the volumes that can be wiped. One whose name is not UTF-8 arrives under another, with U+FFFD in it, which may be
 // that of a second volume: so none with such a name is meant.
-func writable(list []protocol.Mount) []string {
-	var names []string
-	for _, m := range list {
-		if !m.ReadOnly && !strings.ContainsRune(m.Path, utf8.RuneError) {
-			names = append(names, m.Path)
-		}
+func writable(list []protocol.Mount) []protocol.Mount {
+	return slices.DeleteFunc(slices.Clone(list), func(m protocol.Mount) bool {
+		return m.ReadOnly || strings.ContainsRune(m.Path, utf8.RuneError)
+	})
+}
+
+func paths(mounts []protocol.Mount) []string {
+	var list []string
+	for _, m := range mounts {
+		list = append(list, m.Path)
 	}
-	return names
+	return list
 }
 
 // ask has the far side make a plan.
@@ -335,7 +339,7 @@ func (w *Wipe) ask(ctx context.Context, client *ssh.Client, volumes []string) (*
 
 // mayWipeVolumes refuses unless the API says that what is mounted are volumes of the instance without another user. An API that
 // does not say which volumes there are says nothing.
-func (w *Wipe) mayWipeVolumes(ctx context.Context, mounts []string) error {
+func (w *Wipe) mayWipeVolumes(ctx context.Context, mounts []protocol.Mount) error {
 	id := w.cfg.Instance.ID
 	volumes, err := w.cfg.API.Volumes(ctx)
 	if err != nil {
@@ -345,13 +349,13 @@ func (w *Wipe) mayWipeVolumes(ctx context.Context, mounts []string) error {
 	if err != nil {
 		return err
 	}
-	mine, paths := make(map[uint64]bool), make(map[uint64]string)
+	mine, known := make(map[uint64]bool), make(map[uint64]string)
 	// The answer for one instance may leave its volumes out, where the list names them.
 	for _, in := range append(instances, w.cfg.Instance) {
 		for _, u := range in.Volumes {
 			if in.ID == id {
 				mine[u.ID] = true
-				paths[u.ID] = cmp.Or(paths[u.ID], u.Path)
+				known[u.ID] = cmp.Or(known[u.ID], u.Path)
 			}
 		}
 	}
@@ -363,7 +367,7 @@ func (w *Wipe) mayWipeVolumes(ctx context.Context, mounts []string) error {
 	if len(mine) == 0 {
 		return &SharedVolumeError{id, "the API lists no volume of this instance, so that nobody can tell who else uses what is mounted"}
 	}
-	if name := unnamed(mounts, mine, paths); name != "" {
+	if name := unnamed(mounts, mine, known); name != "" {
 		return &SharedVolumeError{id, fmt.Sprintf("what is mounted at %q is no volume that the API names", name)}
 	}
 	shared := func(volume, other uint64) error {
@@ -387,9 +391,20 @@ func (w *Wipe) mayWipeVolumes(ctx context.Context, mounts []string) error {
 	return nil
 }
 
+// wiped are the volumes of the plan that are to be wiped.
+func (w *Wipe) wiped() []protocol.Mount {
+	var list []protocol.Mount
+	for _, v := range w.Plan.Volumes {
+		if v.Wiped {
+			list = append(list, v.Mount)
+		}
+	}
+	return list
+}
+
 // unnamed returns a mount that is none of the instance's volumes, whose paths may be known. Where they are not, there may be as
-// many mounts as volumes.
-func unnamed(mounts []string, volumes map[uint64]bool, paths map[uint64]string) string {
+// many mounts as volumes. What a program serves, which may be a disk on the other side of the world, is none by its number.
+func unnamed(mounts []protocol.Mount, volumes map[uint64]bool, paths map[uint64]string) string {
 	known := make(map[string]bool)
 	for _, name := range paths {
 		known[name] = true
@@ -400,12 +415,12 @@ func unnamed(mounts []string, volumes map[uint64]bool, paths map[uint64]string) 
 			free++
 		}
 	}
-	for _, name := range mounts {
-		if known[name] {
+	for _, m := range mounts {
+		if known[m.Path] {
 			continue
 		}
-		if free--; free < 0 {
-			return name
+		if free--; free < 0 || protocol.Served(m.Type) {
+			return m.Path
 		}
 	}
 	return ""

@@ -47,7 +47,7 @@ func (w *Wipe) Run(ctx context.Context) (*Report, error) {
 	}
 	defer w.Close()
 	if len(w.req.Volumes) > 0 { // since the plan another instance may have got one
-		if err := w.mayWipeVolumes(ctx, w.req.Volumes); err != nil {
+		if err := w.mayWipeVolumes(ctx, w.wiped()); err != nil {
 			return nil, err
 		}
 	}
@@ -379,6 +379,7 @@ func (w *Wipe) finish(ctx context.Context, client *ssh.Client, s *deploy.Session
 	if w.set.removesLogin() {
 		w.cfg.notify("removing what logging in needs")
 	}
+	defer context.AfterFunc(ctx, func() { client.Close() })() // before the first word, for which there may be no room
 	last, err := s.Finish(ctx)
 	if err != nil {
 		return nil, err
@@ -386,11 +387,10 @@ func (w *Wipe) finish(ctx context.Context, client *ssh.Client, s *deploy.Session
 	if last != s {
 		defer last.Close()
 	}
-	return w.lastWord(ctx, client, last)
+	return w.lastWord(last)
 }
 
-func (w *Wipe) lastWord(ctx context.Context, client *ssh.Client, s *deploy.Session) (*protocol.Result, error) {
-	defer context.AfterFunc(ctx, func() { client.Close() })()
+func (w *Wipe) lastWord(s *deploy.Session) (*protocol.Result, error) {
 	for {
 		m, err := s.Receive()
 		switch {

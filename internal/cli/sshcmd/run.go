@@ -330,7 +330,7 @@ func (x *running) unfinished(ctx context.Context, err error, state string) error
 
 // again is the command that takes a run up, with more to download.
 func (x *running) again(force bool, more ...string) string {
-	words := []string{"vast-ssh", "run", x.name, "--attach", x.rep.Run}
+	words := []string{"vast-ssh", "run", word(x.name), "--attach", x.rep.Run}
 	for _, spec := range append(x.opts.getSpecs[:len(x.opts.getSpecs):len(x.opts.getSpecs)], more...) {
 		words = append(words, "--get", word(spec))
 	}
@@ -345,9 +345,9 @@ func (x *running) again(force bool, more ...string) string {
 	return strings.Join(words, " ")
 }
 
-var plainWord = regexp.MustCompile(`^[A-Za-z0-9@%+=:,./_~-]+$`)
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9@%+:,./_-][A-Za-z0-9@%+=:,./_~-]*$`)
 
-// word quotes s for a shell if it has to be. A tilde stays as it was typed.
+// word quotes s for a shell if it has to be. A tilde in front, which is the instance's home, would become the one of this computer.
 func word(s string) string {
 	if plainWord.MatchString(s) {
 		return s

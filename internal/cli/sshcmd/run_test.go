@@ -231,7 +231,8 @@ func TestRunAttachAndWipe(t *testing.T) {
 
 func TestRunAgain(t *testing.T) {
 	for in, want := range map[string]string{
-		"plain/a:b": "plain/a:b", "~/a:.": "~/a:.", "a b:c": "'a b:c'", "it's:x": `'it'\''s:x'`, "$(x):y": "'$(x):y'",
+		"plain/a:b": "plain/a:b", "~/a:.": "'~/a:.'", "a~/b:c": "a~/b:c", "=a:b": "'=a:b'",
+		"a b:c": "'a b:c'", "it's:x": `'it'\''s:x'`, "$(x):y": "'$(x):y'",
 	} {
 		if got := word(in); got != want {
 			t.Errorf("%q became %s", in, got)

@@ -136,7 +136,7 @@ func printProcesses(w io.Writer, what string, list []protocol.Process) {
 			name += " on the GPU"
 		}
 		if p.Held {
-			name += " (stopped until the end)"
+			name += " (ended last)"
 		}
 		names = append(names, name)
 	}

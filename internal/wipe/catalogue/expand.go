@@ -179,33 +179,47 @@ func within(p, dir string) bool {
 	return p == dir || dir == "/" || strings.HasPrefix(p, dir+"/")
 }
 
-// guard refuses patterns that name directories which nobody may name.
-type guard struct{ whole, dirs []string }
+// guard refuses patterns that name directories which nobody may name. dirs are these by their depth: a pattern of another one
+// matches none of them, and there may be hundreds of homes.
+type guard struct {
+	whole []string
+	dirs  map[int][]string
+}
 
 // newGuard guards the directories of the system, the whole directories that it is given, and all above these. Homes are
 // among them.
 func newGuard(whole []string) guard {
-	g := guard{whole: whole, dirs: slices.Concat(system, settled, shared)}
+	all := slices.Concat(system, settled, shared)
 	for _, dir := range whole {
 		for ; dir != "/"; dir = path.Dir(dir) {
-			g.dirs = append(g.dirs, dir)
+			all = append(all, dir)
 		}
+	}
+	slices.Sort(all)
+	g := guard{whole: whole, dirs: make(map[int][]string)}
+	for _, dir := range slices.Compact(all) {
+		g.dirs[depth(dir)] = append(g.dirs[depth(dir)], dir)
 	}
 	return g
 }
+
+func depth(p string) int { return strings.Count(p, "/") }
 
 // allows refuses a pattern that matches a guarded directory or all that is in one, or that is in the system outside of homes.
 func (g guard) allows(p Pattern) bool {
 	parent, last := path.Split(p.Glob)
 	parent = path.Clean(parent)
 	everything := strings.Trim(last, "*?") == ""
-	for _, dir := range g.dirs {
-		if match(p.Glob, dir) || everything && match(parent, dir) {
-			return false
-		}
+	if g.names(p.Glob) || everything && g.names(parent) {
+		return false
 	}
 	inHome := func(home string) bool { return home != "/" && within(p.Glob, escape(home)) }
 	return !inSystem(p.Glob) || slices.ContainsFunc(g.whole, inHome)
+}
+
+// names tells whether a pattern matches one of the directories, or is none.
+func (g guard) names(glob string) bool {
+	return match(glob, "") || slices.ContainsFunc(g.dirs[depth(glob)], func(dir string) bool { return match(glob, dir) })
 }
 
 // match takes what is no pattern for a match.

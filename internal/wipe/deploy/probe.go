@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"vast-ssh/internal/sshsession"
+	"vast-ssh/internal/wipe/protocol"
 )
 
 //go:embed probe.sh
@@ -53,7 +54,6 @@ func (e *WrongContainerError) Error() string {
 // Bounds of what a probe may answer.
 const (
 	maxAnswer = 1 << 20
-	maxHomes  = 200
 	maxEnv    = 4096
 )
 
@@ -102,7 +102,7 @@ func parseProbe(out []byte, variables []string) (*Facts, error) {
 		case "machine":
 			f.Machine = value
 		case "home":
-			if usable(value) && len(f.Homes) < maxHomes && !slices.Contains(f.Homes, value) {
+			if usable(value) && len(f.Homes) < protocol.MaxHomes && !slices.Contains(f.Homes, value) {
 				f.Homes = append(f.Homes, value)
 			}
 		case "env":

@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"strings"
 )
 
 // Version is that of the conversation. The far side is always brought along, so that both ends have the same.
@@ -167,6 +168,11 @@ type Secret struct {
 	Path string `json:"path"`
 }
 
+// Served reports whether a program serves file systems of a type, see fuse(4).
+func Served(fstype string) bool {
+	return fstype == "fuse" || fstype == "fuseblk" || strings.HasPrefix(fstype, "fuse.")
+}
+
 // Plan is what a run would do.
 type Plan struct {
 	// Groups are counted by Rule.Group.
@@ -277,4 +283,7 @@ const (
 	MaxText      = 512
 	MaxPath      = 4096
 	MaxLine      = 64 << 20
+	// MaxRules is room for the whole catalogue in MaxHomes directories.
+	MaxRules = 160_000
+	MaxHomes = 200
 )

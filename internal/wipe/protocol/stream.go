@@ -64,7 +64,7 @@ func (r *Reader) Receive(v any) error {
 }
 
 // maxValues bounds the values of a line, which take up to forty times the memory of their text. A request has most.
-const maxValues = 500_000
+const maxValues = 5 * MaxRules
 
 // values counts the commas of a line that are in no string: one less than it has values at most.
 func values(line []byte) int {

@@ -49,13 +49,15 @@ var errLaterThanNow = errors.New("the container was made later than now: the clo
 // creation chooses in this order from what the system can tell, each of which may be zero: the birth of the directory behind
 // the root of an overlay, which is that of the container's own layer; the change of Docker's mark, unless that is later than the
 // start of PID 1, as after a chown of everything; that start, which is later for a container that was stopped and started, so
-// that files from before count as the image's.
+// that files from before count as the image's. A birth that is later than the start is of a clock that was ahead, and set back
+// since: what was written by the right one looks older than the container.
 func creation(birth, mark, started, now time.Time) (time.Time, error) {
+	late := func(t time.Time) bool { return !started.IsZero() && t.After(started.Add(clockSlack)) }
 	since := birth
-	if since.IsZero() && !mark.IsZero() && (started.IsZero() || !mark.After(started.Add(clockSlack))) {
+	if since.IsZero() && !late(mark) {
 		since = mark
 	}
-	if since.IsZero() {
+	if since.IsZero() || late(since) && !since.After(now) {
 		since = started.Add(-clockSlack)
 	}
 	if since.After(now) {

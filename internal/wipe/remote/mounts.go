@@ -3,6 +3,7 @@
 package remote
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vast-ssh/internal/wipe/protocol"
 )
 
 // class is what a mount means to a wipe.
@@ -51,10 +54,13 @@ func readMounts() (mounts, error) {
 	return parseMounts(data, isDir)
 }
 
+// isDir takes a file system whose server has ended for a directory, since nobody can look.
 func isDir(name string) bool {
 	info, err := os.Lstat(name)
-	return err == nil && info.IsDir()
+	return err == nil && info.IsDir() || errors.Is(err, unix.ENOTCONN)
 }
+
+func (m mount) served() bool { return protocol.Served(m.fstype) }
 
 // parseMounts reads a mountinfo. isDir tells whether a mount point is a directory.
 func parseMounts(data []byte, isDir func(string) bool) (mounts, error) {

@@ -62,7 +62,7 @@ func (f *far) look() error {
 	}
 	f.used = inUse(r.spared)
 	if f.req.Processes {
-		f.useHeld(r.held)
+		f.useHeld(r)
 	}
 	keep := slices.Clone(f.req.Keep)
 	for _, glob := range f.req.KeepGlobs {
@@ -99,12 +99,21 @@ func (f *far) tellAbsent() {
 	}
 }
 
-// useHeld adds the programs of processes that are held: Linux lets nobody write to a program that runs.
-func (f *far) useHeld(held map[int]bool) {
-	for pid := range held {
+// useHeld adds the programs of processes that are held: Linux lets nobody write to a program that runs. One that serves a file
+// system needs its libraries, too.
+func (f *far) useHeld(r roles) {
+	add := func(name string) {
 		var st unix.Stat_t
-		if unix.Stat(dirOf(pid)+"/exe", &st) == nil {
+		if unix.Stat(name, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
 			f.used[idOf(&st)] = true
+		}
+	}
+	for pid := range r.held {
+		add(dirOf(pid) + "/exe")
+	}
+	for pid := range r.serving {
+		for _, name := range mapped(pid) {
+			add(name)
 		}
 	}
 }

@@ -115,6 +115,9 @@ type roles struct {
 	// held are stopped like all others, and killed as the last act of a finish: PID 1 may wait for them, and its end is the
 	// end of the container.
 	held map[int]bool
+	// serving are those of held that serve a file system, and what these have started. They are not stopped: who looked at their
+	// files would wait for ever.
+	serving map[int]bool
 	// doomed are the rest.
 	doomed []int
 }
@@ -136,16 +139,38 @@ func rolesNow() (roles, error) {
 			ways = append(ways, p.pid)
 		}
 	}
-	return assign(all, line, os.Getpid(), ways), nil
+	return assign(all, line, os.Getpid(), ways, fuseServers(all)), nil
 }
 
-// assign gives each process its role. line are self and what started it, and ways what the connection may come through.
-func assign(all []process, line map[int]bool, self int, ways []int) roles {
+// fuseDevice is what a program has open that serves a file system, see fuse(4).
+const fuseDevice = "/dev/fuse"
+
+// fuseServers are the processes that may serve a file system which is mounted here.
+func fuseServers(all []process) (list []int) {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil
+	}
+	m, err := parseMounts(data, func(string) bool { return true }) // nobody looks, which one that was stopped would not answer
+	if err != nil || !slices.ContainsFunc(slices.Collect(maps.Values(m)), mount.served) {
+		return nil
+	}
+	for _, p := range all {
+		if holds(p.pid, fuseDevice) {
+			list = append(list, p.pid)
+		}
+	}
+	return list
+}
+
+// assign gives each process its role. line are self and what started it, ways what the connection may come through, and servers
+// those that serve a file system.
+func assign(all []process, line map[int]bool, self int, ways, servers []int) roles {
 	rows := make(map[int]process)
 	for _, p := range all {
 		rows[p.pid] = p
 	}
-	r := roles{spared: maps.Clone(line), held: make(map[int]bool)}
+	r := roles{spared: maps.Clone(line), held: make(map[int]bool), serving: make(map[int]bool)}
 	r.spared[1] = true
 	above := make(map[int]bool)
 	for _, pid := range ways {
@@ -154,10 +179,21 @@ func assign(all []process, line map[int]bool, self int, ways []int) roles {
 			above[pid] = true
 		}
 	}
+	// What a server has started may be its way to what it serves, as is the ssh of sshfs.
+	serves := func(pid int) bool {
+		for seen := make(map[int]bool); pid > 0 && !seen[pid] && !r.spared[pid]; pid = rows[pid].parent {
+			if seen[pid] = true; slices.Contains(servers, pid) {
+				return true
+			}
+		}
+		return false
+	}
 	waiting := func(p process) bool { return (p.pid == 1 || line[p.pid]) && p.pid != self && !p.server }
 	for _, p := range all {
 		switch parent := rows[p.parent]; {
 		case p.zombie, r.spared[p.pid]:
+		case serves(p.pid):
+			r.held[p.pid], r.serving[p.pid] = true, true
 		case above[p.pid], waiting(parent) && !adopted(p, parent):
 			r.held[p.pid] = true
 		default:
@@ -314,9 +350,8 @@ const (
 
 // endProcesses stops all of the user's processes, so that none can start or write anything, then hands each to inspect, and
 // then kills at once those that are not held: a shell that is asked to end writes its history first. It tells each that was
-// ended or is held, and returns those that are still there.
-func endProcesses(ctx context.Context, inspect, ended func(protocol.Process)) ([]protocol.Process, error) {
-	told := make(map[int]bool)
+// ended or is held, and returns those that are still there. What is in told is left out, and what goes on is put there.
+func endProcesses(ctx context.Context, told map[int]bool, inspect, ended func(protocol.Process)) ([]protocol.Process, error) {
 	for range rounds {
 		stopped, err := stopProcesses(told)
 		if err != nil {
@@ -331,8 +366,10 @@ func endProcesses(ctx context.Context, inspect, ended func(protocol.Process)) ([
 		kill := slices.DeleteFunc(slices.Collect(maps.Keys(stopped)), func(pid int) bool { return stopped[pid].Held })
 		gone := killAll(ctx, kill)
 		for pid, p := range stopped {
-			if p.Held || gone[pid] {
+			if p.Held {
 				told[pid] = true
+			}
+			if p.Held || gone[pid] {
 				ended(p)
 			}
 		}
@@ -343,7 +380,10 @@ func endProcesses(ctx context.Context, inspect, ended func(protocol.Process)) ([
 	r, err := rolesNow()
 	var left []protocol.Process
 	for _, pid := range r.doomed {
-		left = append(left, describe(pid))
+		if !told[pid] {
+			told[pid] = true
+			left = append(left, describe(pid))
+		}
 	}
 	return left, err
 }
@@ -364,7 +404,9 @@ func stopProcesses(told map[int]bool) (map[int]protocol.Process, error) {
 			p := describe(pid)
 			p.Held = r.held[pid]
 			stopped[pid], fresh = p, true
-			unix.Kill(pid, unix.SIGSTOP)
+			if !r.serving[pid] {
+				unix.Kill(pid, unix.SIGSTOP)
+			}
 		}
 		if !fresh {
 			return stopped, nil

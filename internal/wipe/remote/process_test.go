@@ -32,14 +32,19 @@ func TestRolesOfProcesses(t *testing.T) {
 		{pid: 15, parent: 14, session: 8},              // the tunnel
 		{pid: 16, parent: 1, session: 1, zombie: true}, // waits for its parent
 		{pid: 17, parent: 0, session: 0},               // came from outside
+		{pid: 18, parent: 8, session: 8},               // serves a file system
+		{pid: 19, parent: 18, session: 8},              // its way there
 	}
-	r := assign(all, map[int]bool{1: true, 2: true, 3: true, 4: true, 5: true}, 5, []int{15})
+	r := assign(all, map[int]bool{1: true, 2: true, 3: true, 4: true, 5: true}, 5, []int{15}, []int{18})
 	sorted := func(m map[int]bool) []int { return slices.Sorted(maps.Keys(m)) }
 	if got := sorted(r.spared); !slices.Equal(got, []int{1, 2, 3, 4, 5, 15}) {
 		t.Errorf("spared: %v", got)
 	}
-	if got := sorted(r.held); !slices.Equal(got, []int{7, 8, 9, 10, 11, 14}) {
+	if got := sorted(r.held); !slices.Equal(got, []int{7, 8, 9, 10, 11, 14, 18, 19}) {
 		t.Errorf("held: %v", got)
+	}
+	if got := sorted(r.serving); !slices.Equal(got, []int{18, 19}) {
+		t.Errorf("serving: %v", got)
 	}
 	if !slices.Equal(r.doomed, []int{6, 12, 13, 17}) {
 		t.Errorf("doomed: %v", r.doomed)

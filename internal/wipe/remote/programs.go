@@ -6,17 +6,39 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
 
-// servers are what a login is let in by, under the paths of the distributions.
-var servers = []string{
-	"/usr/sbin/sshd", "/usr/lib/openssh/sshd-session", "/usr/lib/openssh/sshd-auth", "/usr/lib/ssh/sshd-session",
-	"/usr/lib/ssh/sshd-auth", "/usr/libexec/sshd-session", "/usr/libexec/sshd-auth",
+// sshd and serverParts are what a login is let in by. The parts are in one of serverDirs, as the distribution has it, or where the
+// parts are that run now.
+const sshd = "/usr/sbin/sshd"
+
+var (
+	serverParts = []string{"sshd-session", "sshd-auth"}
+	serverDirs  = []string{"/usr/lib/openssh", "/usr/lib/ssh", "/usr/libexec", "/usr/libexec/openssh", "/usr/libexec/ssh"}
+)
+
+// servers returns the programs that let the next login in. pids are the processes that this one came through.
+func servers(pids map[int]bool) []string {
+	dirs := slices.Clone(serverDirs)
+	for pid := range pids {
+		if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err == nil && strings.HasPrefix(filepath.Base(exe), "sshd") {
+			dirs = append(dirs, filepath.Dir(exe))
+		}
+	}
+	list := []string{sshd}
+	for _, dir := range dirs {
+		for _, part := range serverParts {
+			list = append(list, filepath.Join(dir, part))
+		}
+	}
+	return list
 }
 
 // tools are what brings this program to a machine.
@@ -25,9 +47,10 @@ var tools = []string{"sh", "cat", "chmod", "gzip", "ls", "mkdir", "rm", "rmdir",
 // toolDirs are where they may be, whatever PATH a login has.
 var toolDirs = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
 
-// loginPrograms returns what the next login runs, of which no process need have anything open now.
-func loginPrograms() []string {
-	list := append([]string{"/bin/sh", shellOf(os.Getuid())}, servers...)
+// loginPrograms returns what the next login runs, of which no process need have anything open now. pids are the processes that this
+// one came through.
+func loginPrograms(pids map[int]bool) []string {
+	list := append([]string{"/bin/sh", shellOf(os.Getuid())}, servers(pids)...)
 	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), toolDirs...) {
 		for _, tool := range tools {
 			list = append(list, filepath.Join(dir, tool))

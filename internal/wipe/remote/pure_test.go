@@ -82,7 +82,7 @@ func TestRequestsThatCannotBeMeant(t *testing.T) {
 		"huge group":         func(r *protocol.Request) { r.Rules[0].Group = 1 << 40 },
 		"relative keep":      func(r *protocol.Request) { r.Keep[0] = "a" },
 		"relative volume":    func(r *protocol.Request) { r.Volumes[0] = "v/" },
-		"too many rules":     func(r *protocol.Request) { r.Rules = make([]protocol.Rule, maxRules+1) },
+		"too many rules":     func(r *protocol.Request) { r.Rules = make([]protocol.Rule, protocol.MaxRules+1) },
 		"too many keeps":     func(r *protocol.Request) { r.Keep = make([]string, maxNames+1) },
 		"a finish by itself": func(r *protocol.Request) { r.Op = protocol.OpFinish },
 	} {

@@ -50,6 +50,9 @@ func (f *far) expand() {
 		}
 		for _, match := range f.matches(r) {
 			f.addMatch(i, r, match)
+			if r.Login {
+				f.addWay(i, match)
+			}
 			if !r.Tree {
 				for _, suffix := range companions {
 					f.addMatch(i, r, match+suffix)
@@ -149,6 +152,16 @@ func (f *far) addMatch(i int, r protocol.Rule, match string) {
 		}
 		if r.Login == (f.req.Op == protocol.OpFinish) || f.req.Op == protocol.OpPlan {
 			f.notes.item(item(protocol.Link, r.Group, at, nil))
+		}
+	}
+}
+
+// addWay adds the links that lead to what a login needs, as where .ssh is one: they go when that goes.
+func (f *far) addWay(i int, match string) {
+	for _, at := range keepPaths([]string{match}) {
+		var st unix.Stat_t
+		if unix.Lstat(at, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK {
+			f.addRoot(root{rule: i, path: at, link: true})
 		}
 	}
 }

@@ -33,6 +33,8 @@ type run struct {
 	written atomic.Int64 // bytes of files that are in work
 	// programs are to be overwritten when they run no more.
 	programs map[id]*program
+	// told are the processes that go on and were told: those that are held, or cannot be ended.
+	told map[int]bool
 
 	mu     sync.Mutex // protects the following
 	phase  protocol.Phase
@@ -46,7 +48,8 @@ func newRun(f *far, j *journal) (*run, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &run{far: f, journal: j, stream: s, linked: make(map[id]bool), failed: make(map[string]bool), programs: make(map[id]*program)}, nil
+	return &run{far: f, journal: j, stream: s, linked: make(map[id]bool), failed: make(map[string]bool),
+		programs: make(map[id]*program), told: make(map[int]bool)}, nil
 }
 
 // everything is a run but for its finish. An error is the end of ctx, or one that keeps all of it from going on.
@@ -87,11 +90,19 @@ func (r *run) everything(ctx context.Context) error {
 func (r *run) sweep(ctx context.Context) error {
 	for range sweeps {
 		if r.req.Processes {
+			if err := r.end(ctx); err != nil {
+				return err
+			}
 			r.deletedOf(1, r.note) // its files may have been removed under it, and it writes on
 		}
 		r.expand()
 		n, err := r.pass(ctx, false)
 		if n == 0 || err != nil {
+			return err
+		}
+	}
+	if r.req.Processes {
+		if err := r.end(ctx); err != nil {
 			return err
 		}
 	}
@@ -144,11 +155,18 @@ func (r *run) note(it protocol.Item) { r.journal.add(entry{Item: &it}) }
 // noteLasting writes an item down that no later run can find again.
 func (r *run) noteLasting(it protocol.Item) { r.journal.add(entry{Lasting: &it}) }
 
-// processes ends what the user has running, and overwrites on the way what only a running process can still reach.
+// processes ends what the user has running, with what that leaves in memory.
 func (r *run) processes(ctx context.Context) error {
-	left, err := endProcesses(ctx, r.inspect, func(p protocol.Process) { r.journal.add(entry{Process: &p}) })
-	r.overwritePrograms()
+	err := r.end(ctx)
 	r.removeIPC()
+	return err
+}
+
+// end ends what the user has running by now, as an editor that has connected again by itself, and overwrites on the way what only a
+// running process can still reach.
+func (r *run) end(ctx context.Context) error {
+	left, err := endProcesses(ctx, r.told, r.inspect, func(p protocol.Process) { r.journal.add(entry{Process: &p}) })
+	r.overwritePrograms()
 	for _, p := range left {
 		r.note(item(protocol.Running, 0, p.Name, fmt.Errorf("process %d cannot be ended, or comes back", p.PID)))
 	}

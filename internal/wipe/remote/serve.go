@@ -29,7 +29,6 @@ import (
 
 // Bounds of a request.
 const (
-	maxRules  = 20_000
 	maxGroups = 2_000
 	maxNames  = 10_000
 )
@@ -86,7 +85,7 @@ func check(req protocol.Request) error {
 		return fmt.Errorf("the conversation is of version %d and not %d", req.Version, protocol.Version)
 	case req.Op != protocol.OpPlan && req.Op != protocol.OpRun:
 		return fmt.Errorf("there is nothing called %q to do", req.Op)
-	case len(req.Rules) > maxRules, len(req.Keep)+len(req.KeepGlobs)+len(req.Named)+len(req.Volumes) > maxNames:
+	case len(req.Rules) > protocol.MaxRules, len(req.Keep)+len(req.KeepGlobs)+len(req.Named)+len(req.Volumes) > maxNames:
 		return errors.New("the request is too large")
 	case !clean(req.Dir) || path.Dir(req.Dir) == "/":
 		return fmt.Errorf("the directory %q cannot be used", req.Dir)

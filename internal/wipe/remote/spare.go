@@ -23,17 +23,19 @@ import (
 // and hashes of passwords, which no instance has.
 var loginFiles = []string{
 	"/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow", "/etc/nsswitch.conf", "/etc/pam.conf", "/etc/pam.d",
+	"/etc/authselect", // to where links of Red Hat's pam.d lead
 	"/etc/security", "/etc/login.defs", "/etc/shells", "/etc/ssh/sshd_config", "/etc/ssh/sshd_config.d", "/etc/ssh/moduli",
 	"/etc/ssl/openssl.cnf", "/etc/crypto-policies", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d",
 	"/etc/ld-musl-x86_64.path", "/etc/ld-musl-aarch64.path", "/etc/hosts.allow", "/etc/hosts.deny", "/etc/localtime",
 	"/etc/resolv.conf", "/etc/hosts", "/etc/hostname", "/etc/mtab", "/.dockerenv", "/run/sshd", "/var/run/sshd",
 }
 
-// standing are directories that stay though they may be empty: programs take them for granted.
+// standing are directories that stay though they may be empty: programs take them for granted. Without the one that is empty for it,
+// sshd lets nobody in; see _PATH_PRIVSEP_CHROOT_DIR of its pathnames.h, and what distributions make of it.
 var standing = []string{
 	"/run", "/var", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/tmp", "/dev", "/home", "/root", "/workspace",
 	"/opt", "/srv", "/data", "/mnt", "/media", "/boot", "/run/sshd", "/run/lock", "/run/user", "/var/tmp", "/var/run", "/var/log",
-	"/var/lib", "/var/cache", "/var/empty", "/usr/local", "/etc/ssh",
+	"/var/lib", "/var/cache", "/var/empty", "/var/empty/sshd", "/var/lib/empty", "/usr/share/empty.sshd", "/usr/local", "/etc/ssh",
 }
 
 // inUse finds the files that the connection runs on: the programs and libraries of the processes that are spared, what they have
@@ -56,7 +58,7 @@ func inUse(pids map[int]bool) map[id]bool {
 		opened(pid, func(name string) { add(name) })
 	}
 	listed := make(map[id]bool)
-	for _, name := range loginPrograms() {
+	for _, name := range loginPrograms(pids) {
 		file, ok := add(name)
 		if !ok || listed[file] {
 			continue

@@ -150,10 +150,11 @@ func (f *far) missed(r protocol.Rule, at string, err error) {
 }
 
 // isGone reports whether an error says that there is no such thing, or something else by now: a link where a directory was is
-// ELOOP. What is no error of the system is one of a path, as of links that lead in a circle.
+// ELOOP, and a file system whose server has ended ENOTCONN. What is no error of the system is one of a path, as of links that lead
+// in a circle.
 func isGone(err error) bool {
 	var system unix.Errno
-	return !errors.As(err, &system) || slices.Contains([]unix.Errno{unix.ENOENT, unix.ENOTDIR, unix.ELOOP}, system)
+	return !errors.As(err, &system) || slices.Contains([]unix.Errno{unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.ENOTCONN}, system)
 }
 
 // walkName looks at one name in d, and goes into it if it is a directory and tree is set.
@@ -163,7 +164,11 @@ func (f *far) walkName(ctx context.Context, i int, d *dir, name string, tree boo
 	if below(at, f.req.Dir) {
 		return nil
 	}
+	m, mounted := f.mounts[at]
 	st, err := d.stat(name)
+	if mounted && errors.Is(err, unix.ENOTCONN) { // its server has ended
+		st, err = unix.Stat_t{Mode: unix.S_IFDIR}, nil
+	}
 	if err != nil {
 		f.missed(r, at, err)
 		return nil
@@ -174,8 +179,11 @@ func (f *far) walkName(ctx context.Context, i int, d *dir, name string, tree boo
 			return nil
 		}
 		// What is mounted here and unknown is nobody's to enter.
-		_, mounted := f.mounts[at]
 		c, err := d.enter(name, mounted)
+		if mounted && m.class == volume && errors.Is(err, unix.ENOTCONN) { // it was to be wiped
+			f.notes.item(item(protocol.Failed, r.Group, at, err))
+			return nil
+		}
 		if err != nil {
 			f.missed(r, at, err)
 			return nil

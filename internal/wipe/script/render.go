@@ -40,12 +40,13 @@ const end = "VAST_SSH_END_OF_TEXT"
 // needed are what a login needs besides its keys, standing are directories that stay though they are empty, and system are those
 // that no link may make the root of a tree. They are those of the helper.
 const (
-	needed = "/etc/passwd /etc/group /etc/shadow /etc/gshadow /etc/nsswitch.conf /etc/pam.conf /etc/pam.d /etc/security /etc/login.defs " +
-		"/etc/shells /etc/ssh/sshd_config /etc/ssh/sshd_config.d /etc/ssh/moduli /etc/ssl/openssl.cnf /etc/crypto-policies " +
+	needed = "/etc/passwd /etc/group /etc/shadow /etc/gshadow /etc/nsswitch.conf /etc/pam.conf /etc/pam.d /etc/authselect /etc/security " +
+		"/etc/login.defs /etc/shells /etc/ssh/sshd_config /etc/ssh/sshd_config.d /etc/ssh/moduli /etc/ssl/openssl.cnf /etc/crypto-policies " +
 		"/etc/ld.so.cache /etc/ld.so.conf /etc/ld.so.conf.d /etc/ld-musl-x86_64.path /etc/ld-musl-aarch64.path /etc/hosts.allow " +
 		"/etc/hosts.deny /etc/localtime /etc/resolv.conf /etc/hosts /etc/hostname /etc/mtab /.dockerenv /run/sshd /var/run/sshd"
 	standing = "/ /run /var /etc /usr /bin /sbin /lib /lib64 /tmp /dev /home /root /workspace /opt /srv /data /mnt /media /boot /run/sshd " +
-		"/run/lock /run/user /var/tmp /var/run /var/log /var/lib /var/cache /var/empty /usr/local /etc/ssh"
+		"/run/lock /run/user /var/tmp /var/run /var/log /var/lib /var/cache /var/empty /var/empty/sshd /var/lib/empty " +
+		"/usr/share/empty.sshd /usr/local /etc/ssh"
 	system = "/ /bin /boot /dev /etc /home /lib /lib64 /media /mnt /opt /proc /root /run /sbin /srv /sys /tmp /usr /usr/bin /usr/lib " +
 		"/usr/local /usr/sbin /usr/share /var /var/lib /var/log"
 )

@@ -151,17 +151,20 @@ echo "$since $stamp"
 		birth, mark, fine, ticks string
 		want                     string
 	}{
-		"birth":                 {"1800000010", "1800000500", "yes", "2000", "1800000010500000000 %.9Z"},
-		"birth in seconds":      {"1800000010", "1800000500", "no", "2000", "1800000010 %Z"},
-		"mark":                  {"", "1800000010", "yes", "2000", "1800000010500000000 %.9Z"},
-		"mark in seconds":       {"0", "1800000021", "no", "2000", "1800000021 %Z"},
-		"mark, and no start":    {"", "1800000010", "no", "", "1800000010 %Z"},
-		"mark that was touched": {"", "1800000500", "yes", "2000", "1800000017 %Z"},
-		"start":                 {"", "", "yes", "2000", "1800000017 %Z"},
-		"nothing":               {"", "", "yes", "", "refused: the machine does not tell"},
-		"birth to come":         {"1800001001", "", "yes", "2000", "refused: the container was made later than now"},
-		"birth to come, coarse": {"1800001001", "", "no", "2000", "refused: the container was made later than now"},
-		"start to come":         {"", "", "no", "200000", "refused: the container was made later than now"},
+		"birth":                  {"1800000010", "1800000500", "yes", "2000", "1800000010500000000 %.9Z"},
+		"birth in seconds":       {"1800000010", "1800000500", "no", "2000", "1800000010 %Z"},
+		"mark":                   {"", "1800000010", "yes", "2000", "1800000010500000000 %.9Z"},
+		"mark in seconds":        {"0", "1800000021", "no", "2000", "1800000021 %Z"},
+		"mark, and no start":     {"", "1800000010", "no", "", "1800000010 %Z"},
+		"mark that was touched":  {"", "1800000500", "yes", "2000", "1800000017 %Z"},
+		"start":                  {"", "", "yes", "2000", "1800000017 %Z"},
+		"nothing":                {"", "", "yes", "", "refused: the machine does not tell"},
+		"birth of a clock ahead": {"1800000500", "1800000500", "yes", "2000", "1800000017 %Z"},
+		"birth ahead, coarse":    {"1800000500", "", "no", "2000", "1800000017 %Z"},
+		"birth, and no start":    {"1800000500", "", "no", "", "1800000500 %Z"},
+		"birth to come":          {"1800001001", "", "yes", "2000", "refused: the container was made later than now"},
+		"birth to come, coarse":  {"1800001001", "", "no", "2000", "refused: the container was made later than now"},
+		"start to come":          {"", "", "no", "200000", "refused: the container was made later than now"},
 	} {
 		for _, shell := range shells(t) {
 			cmd := exec.Command(shell[0], append(shell[1:], "-c", "made() {"+made+"\n}\n"+fake, "sh", c.birth, c.mark, c.fine, c.ticks,

@@ -127,6 +127,8 @@ look_at_homes() {
 made() {
     start_of 1
     boot=$(sed -n 's/^btime //p' /proc/stat)
+    : >"$work/now"
+    today=$(stat -c %Z "$work/now")
     started=
     [ -z "$result" ] || [ -z "$boot" ] || started=$((boot + result / 100))
     for when in '%.9W /' '%.9Z /.dockerenv' '%W /' '%Z /.dockerenv'; do
@@ -139,8 +141,11 @@ made() {
         case $since in '' | *[!0-9]* | 0*) since='' && continue ;; esac
         seconds=$since
         [ $stamp = %Z ] || seconds=${since%?????????}
-        # A mark that is younger than the first process was touched later, as by a chown of everything.
-        case $when in */.dockerenv) [ "$seconds" -le $((${started:-seconds} + 3)) ] || { since='' && continue; } ;; esac
+        [ "$seconds" -gt $((${started:-seconds} + 3)) ] || break
+        # A mark that is younger than the first process was touched later, as by a chown of everything. A birth that is was told by
+        # a clock that was set back since: what was written by the right one looks older than the container.
+        case $when in */.dockerenv) since='' && continue ;; esac
+        [ "$seconds" -gt "$today" ] || since=''
         break
     done
     if [ -z "$since" ]; then
@@ -150,7 +155,6 @@ made() {
     # Where find can tell, it leaves out most of an image's files by itself.
     newer="-newerct @$((seconds - 1))"
     [ "$(find "$work/far.sh" -newerct @1 2>/dev/null)" = "$work/far.sh" ] && [ -z "$(find "$work/far.sh" -newerct @99999999999 2>/dev/null)" ] || newer=
-    : >"$work/now"
     now=$(stat -c $stamp "$work/now")
     case $now in *.*) now=${now%.*}${now#*.} ;; esac
     [ "$now" -ge "$since" ] || refuse 'the container was made later than now: the clock of the machine has been set back'
@@ -232,6 +236,7 @@ run() {
     helper_was_here
     random
     in_use
+    told=' '
     [ "$processes" = no ] || { end_processes; remove_ipc; used_deleted; }
     look_at_mounts
     in_use
@@ -241,10 +246,14 @@ run() {
     swept=yes
     for _ in 1 2; do
         rm -f "$work/met"
-        [ "$processes" = no ] || deleted 1 over_deleted # its files may have been removed under it, and it writes on
+        [ "$processes" = no ] || {
+            end_processes
+            deleted 1 over_deleted # its files may have been removed under it, and it writes on
+        }
         pass
         [ -e "$work/met" ] || finished done
     done
+    [ "$processes" = no ] || end_processes
     op=again
     pass
     op=run

@@ -35,7 +35,7 @@ look_at_mounts() {
         case $result in
             /) kind=layer ;;
             /proc | /proc/* | /sys | /sys/*) kind=pseudo ;;
-            *) [ -d "$result" ] || [ $kind = pseudo ] || kind=bound ;;
+            *) [ -d "$result" ] || [ $kind = pseudo ] || ended_server "$result" || kind=bound ;;
         esac
         [ $kind != memory ] || ! of_machine "$result" || kind=volume
         printf '%s\n' "$kind $ro $type $at" # and not echo, which undoes escapes in some shells
@@ -45,6 +45,12 @@ look_at_mounts() {
         point_words="$point_words $result"
     done </proc/self/mountinfo >"$work/mounts"
 }
+
+# served TYPE: whether a program serves the file system, see fuse(4).
+served() { case $1 in fuse | fuseblk | fuse.*) ;; *) return 1 ;; esac; }
+
+# ended_server PATH: whether the file system of type there cannot be looked at, since the program that serves it has ended.
+ended_server() { served "$type" && gone "$1"; }
 
 # of_machine PATH: whether memory is the machine's, of which others may have something: it is older than the container, or the
 # shared memory of the machine's own processes.

@@ -61,7 +61,31 @@ look_at_processes() {
     for p in 1 $line_up; do
         [ "$p" != $$ ] && case $(cat "/proc/$p/comm" 2>/dev/null) in sshd*) false ;; esac && waiting="$waiting$p "
     done
-    for p in $all; do ! waited_for "$p" || held="$held$p "; done
+    serving=" $(servers | tr '\n' ' ')"
+    for p in $all; do if waited_for "$p" || serves "$p"; then held="$held$p "; fi; done
+}
+
+# servers prints the processes that have the device open by which file systems are served, if one of those is mounted; see fuse(4).
+servers() {
+    grep -q ' - fuse[^c]' /proc/self/mountinfo || return 0
+    set +f
+    ls -ln /proc/[0-9]*/fd 2>/dev/null | sed -n 's|^/proc/\([0-9]*\)/fd:$|\1|p; s|^.* -> /dev/fuse$|serves|p' | while read -r word; do
+        if [ "$word" = serves ]; then echo "$pid"; else pid=$word; fi
+    done
+    set -f
+}
+
+# serves PID: whether it serves a file system, or was started by what does, as is the ssh of sshfs. Such a one is not stopped: who
+# looked at its files would wait for ever.
+serves() {
+    [ "$serving" != ' ' ] || return 1
+    q=$1
+    while [ "${q:-0}" -gt 0 ]; do
+        case $spared in *" $q "*) return 1 ;; esac
+        case $serving in *" $q "*) return 0 ;; esac
+        eval "q=\${parent_$q:-0}"
+    done
+    return 1
 }
 
 # waited_for PID: whether its parent may wait for it: PID 1, or what started the ssh server. A child of PID 1 that has another's
@@ -278,9 +302,9 @@ of_process() {
 }
 
 # end_processes stops all of the user's processes, so that none can start or write anything, overwrites what only they can still
-# reach, and kills those that are not held at once: a shell that is asked to end writes its history first.
+# reach, and kills those that are not held at once: a shell that is asked to end writes its history first. Those that go on are put
+# into told, and left out from then on.
 end_processes() {
-    told=' '
     for _ in 1 2 3 4 5; do
         stopped='' halted=
         while :; do
@@ -289,7 +313,7 @@ end_processes() {
             for p in $(doomed; on_hold); do case " $stopped $halted $told" in *" $p "*) ;; *) new="$new $p" ;; esac; done
             [ -n "$new" ] || break
             for p in $new; do
-                kill -STOP "$p" 2>/dev/null
+                serves "$p" || kill -STOP "$p" 2>/dev/null
                 case $held in *" $p "*) halted="$halted $p" ;; *) stopped="$stopped $p" ;; esac
             done
         done
@@ -302,12 +326,15 @@ end_processes() {
         told="$told$halted "
         for p in $stopped; do
             case "$left$told" in *" $p "*) continue ;; esac
-            told="$told$p "
             eval "keep \"P $p no \$about_$p\""
         done
     done
     look_at_processes
-    for p in $(doomed); do item running 0 "$(cat "/proc/$p/comm" 2>/dev/null)" "process $p cannot be ended, or comes back"; done
+    for p in $(doomed); do
+        case $told in *" $p "*) continue ;; esac
+        told="$told$p "
+        item running 0 "$(cat "/proc/$p/comm" 2>/dev/null)" "process $p cannot be ended, or comes back"
+    done
 }
 
 # settle waits for the end of what was killed, and sets left to what is still there.
@@ -339,10 +366,18 @@ ids() {
     [ $# = 0 ] || stat -L -c %d:%i "$@" 2>/dev/null
 }
 
+# server_parts prints what else a login is let in by, under the paths of the distributions and where the parts are that run now.
+server_parts() {
+    {
+        printf '/usr/%s\n' lib/openssh lib/ssh libexec libexec/openssh libexec/ssh
+        for p in $spared; do readlink "/proc/$p/exe" 2>/dev/null; done | sed -n 's|/sshd[^/]*$||p'
+    } | sort -u | sed 's|.*|&/sshd-session &/sshd-auth|'
+}
+
 # needed_programs lists what the script runs, and what the next login and its far side do, with their libraries.
 needed_programs() {
-    for name in /bin/sh "$SHELL" /usr/sbin/sshd /usr/lib/openssh/sshd-session /usr/lib/openssh/sshd-auth /usr/lib/ssh/sshd-session \
-        /usr/lib/ssh/sshd-auth /usr/libexec/sshd-session /usr/libexec/sshd-auth cat chattr chmod chown cksum cut dd find grep gzip head \
+    # shellcheck disable=SC2046 # words
+    for name in /bin/sh "$SHELL" /usr/sbin/sshd $(server_parts) cat chattr chmod chown cksum cut dd find grep gzip head \
         id ls lsattr md5sum mkdir mv od readlink rm rmdir sed sha256sum sh sleep sort stat tr uname uniq wc; do
         name=$(command -v "$name" 2>/dev/null)
         case $name in /*) readlink -f "$name" ;; esac
@@ -381,7 +416,12 @@ in_use() {
             sed -n 's|^[^/]*\(/.*\)$|\1|p; s| (deleted)$||p' "/proc/$p/maps" 2>/dev/null | sort -u | ids
         done
         # Linux lets nobody write to a program that runs.
-        [ "$processes" = no ] || for p in $(on_hold); do place_of "$p"; stat -L -c %d:%i "$place/exe" 2>/dev/null; done
+        [ "$processes" = no ] || for p in $(on_hold); do
+            place_of "$p"
+            stat -L -c %d:%i "$place/exe" 2>/dev/null
+            # What serves a file system goes on, and needs its libraries.
+            ! serves "$p" || sed -n 's|^[^/]*\(/.*\)$|\1|p' "/proc/$p/maps" 2>/dev/null | sort -u | ids
+        done
         echo "$programs"
     } | sort -u | tr '\n' ' ')
     printf '%s' "$used" >"$work/used" # for other shells: it may be more than fits into an environment

@@ -20,13 +20,21 @@ spare() {
 
 # spare_path PATH: that, and every link on the way, without which a later run would not find it.
 spare_path() {
+    each_on_way spare_one "$1"
+    spare_one "${reached:-/}"
+}
+
+# each_on_way COMMAND PATH: calls it with every link on the way, and sets reached to the path without links.
+each_on_way() {
+    for_link=$1
+    shift
     reached='' rest=$1/ links=0
     while [ -n "$rest" ]; do
         part=${rest%%/*} rest=${rest#*/}
         case $part in '' | .) continue ;; ..) reached=${reached%/*} && continue ;; esac
         if [ -L "$reached/$part" ] && [ $links -lt 40 ]; then
             links=$((links + 1))
-            spare_one "$reached/$part"
+            $for_link "$reached/$part"
             target=$(readlink "$reached/$part" && echo .)
             rest=${target%??}/$rest
             case $target in /*) reached= ;; esac
@@ -34,7 +42,6 @@ spare_path() {
             reached=$reached/$part
         fi
     done
-    spare_one "${reached:-/}"
 }
 
 spare_one() {
@@ -86,6 +93,7 @@ step() {
 match() {
     gone "$1" && return
     [ $stage != keeps ] || { spare_path "$1"; return; }
+    [ $stage != logins ] || each_on_way way "$1"
     real "${1%/*}/" || return 0
     found=${result%/}/${1##*/}
     if [ -L "$found" ]; then
@@ -109,6 +117,25 @@ match_link() {
         fi
         tell link "$group" "$1"
     fi
+}
+
+# way LINK: takes a link that leads to what a login needs, as where .ssh is one. It goes when that is gone.
+way() {
+    ! within "$places" "$1" || return 0
+    remember "$1"
+    quoted "$1"
+    ways="$ways $rule $group $result"
+}
+
+# end_ways does to these links what becomes of them.
+end_ways() {
+    flags=-l tree=no
+    eval "set -- $ways"
+    while [ $# -gt 0 ]; do
+        rule=$1 group=$2
+        case $op in plan | finish) walk "$3" ;; esac
+        shift 3
+    done
 }
 
 # root PATH: takes a place without links for the rule, unless an earlier one has it.
@@ -140,7 +167,7 @@ walk() {
     fi
     if [ -L "$1" ]; then
         on_mount each link "$1"
-    elif [ -d "$1" ]; then
+    elif [ -d "$1" ] || [ "$class:$point" = "volume:$1" ]; then
         [ "$point" != "$1" ] || entered="$entered$1//"
         tree_at "$1"
         mounts_below "$1"
@@ -230,15 +257,17 @@ exclude() {
 }
 
 # complaint prints the first of those on its input, its reason first. Who complains has left a file out, unless that is gone, or
-# another now.
+# another now, or on a file system whose server has ended.
 complaint() {
     sed -n '/: No such file or directory$/d; /: Not a directory$/d; /: Too many levels of symbolic links$/d
+        /: Transport endpoint is not connected$/d; /: Socket not connected$/d
         s/^\(.*\): \([^:]*\)$/\2: \1/; p; q'
 }
 
 # tree_at ROOT: a directory with all that is below it on one mount, which mount_of has found.
 tree_at() {
     on_mount excluded "$1"
+    [ "$class" != volume ] || [ -d "$1" ] || missed "$1" 'it cannot be looked at'
     quoted "$1"
     top=$result
     inner='. "$work/far.sh"; each "$@"'
@@ -279,9 +308,11 @@ tell_absent() {
 # pass goes through all rules once, those of logins first: what they name is nobody else's.
 pass() {
     spare
+    ways=''
     # shellcheck disable=SC2046 # paths without anything that a shell knows
     find $(printf '%s' "$needed" | sed 's|//| |g') -type f -links +1 -exec stat -c %d:%i {} + 2>/dev/null >"$work/entrance"
     for stage in logins files; do
         [ $op:$stage = finish:files ] || rules
+        [ $stage != logins ] || end_ways
     done
 }
