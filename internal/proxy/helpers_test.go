@@ -206,17 +206,6 @@ func (s *server) accepted() int {
 // drain reads until the peer is gone.
 func drain(c *net.TCPConn) { io.Copy(io.Discard, c) }
 
-// closedPort is an address that refuses connections.
-func closedPort(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // handshake is a recorded start of a connection between two real programs, see internal/wire.
 type handshake struct {
 	Method, HostKeyAlgorithm string

@@ -156,7 +156,7 @@ func TestJumpSecondEndpoint(t *testing.T) {
 	r := newJumpRig(t, sshd.Config{}, sshd.Config{})
 	gateway := r.cfg.Endpoints[0]
 	gateway.Route = resolve.Gateway
-	r.cfg.Endpoints = []resolve.Endpoint{endpoint(t, resolve.Direct, closedPort(t)), gateway}
+	r.cfg.Endpoints = []resolve.Endpoint{endpoint(t, resolve.Direct, testenv.RefusedAddr(t)), gateway}
 	if got := r.open(t).Endpoint().Route; got != "gateway via vast-1234567" {
 		t.Errorf("reached by %q", got)
 	}
