@@ -133,7 +133,7 @@ func all(ctx context.Context, r *Run) (int, Report, error) {
 
 // bound is a context for one run.
 func bound(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
