@@ -242,7 +242,7 @@ func (d *deaf) Read(p []byte) (int, error) {
 
 func eventually(t *testing.T, happened func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !happened(); {
+	for deadline := time.Now().Add(5 * time.Minute); !happened(); {
 		if time.Now().After(deadline) {
 			t.Fatal("it does not happen")
 		}
