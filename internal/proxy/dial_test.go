@@ -239,18 +239,26 @@ func TestDialCancel(t *testing.T) {
 
 func TestDialDeadline(t *testing.T) {
 	checkLeaks(t)
-	for range 5 {
+	timeout := 200 * time.Millisecond
+	for rounds := 0; rounds < 5; rounds++ {
 		gone := make(chan error, 1)
 		s := serve(t, silent(gone))
 		cfg := dialConfig(t, testenv.RefusedAddr(t), s.addr())
-		cfg.DialTimeout = 200 * time.Millisecond
+		cfg.DialTimeout = timeout
 		_, err := dial(t.Context(), cfg)
 		unreachable := wantAs[*UnreachableError](t, err)
 		if len(unreachable.Attempts) != 2 {
 			t.Fatalf("attempts %v", unreachable.Attempts)
 		}
-		wantIs(t, unreachable.Attempts[0].Err, syscall.ECONNREFUSED)
-		wantText(t, unreachable.Attempts[1].Err, "no answer in 200ms")
+		tooLate := "no answer in " + timeout.String()
+		if unreachable.Attempts[0].Err.Error() == tooLate && timeout < patience {
+			// On a busy machine it was over before the first had refused.
+			timeout *= 2
+			rounds--
+		} else {
+			wantIs(t, unreachable.Attempts[0].Err, syscall.ECONNREFUSED)
+		}
+		wantText(t, unreachable.Attempts[1].Err, tooLate)
 		wantText(t, err, "1234567", "direct "+cfg.Endpoints[0].Addr(), "gateway "+cfg.Endpoints[1].Addr())
 		wantText(t, errors.New(unreachable.Hint()), "vast-ssh show 1234567")
 		for range s.accepted() { // none on a machine that is busy enough
