@@ -334,6 +334,9 @@ func TestFileDoesNotOutgrowItsLimit(t *testing.T) {
 }
 
 func TestFailedWriteKeepsOldFile(t *testing.T) {
+	if !testenv.Alone(t) {
+		return
+	}
 	f := newFile(t)
 	old := tofu(1, newKey(t))
 	if err := f.Replace(t.Context(), 1, []Pin{old}); err != nil {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vast-ssh/internal/testenv"
 )
 
 func TestWriteReplacesWhole(t *testing.T) {
@@ -83,6 +85,9 @@ func TestWriteRefusesWhatIsNotAFile(t *testing.T) {
 }
 
 func TestWriteFailureKeepsOldFile(t *testing.T) {
+	if !testenv.Alone(t) {
+		return
+	}
 	dir := t.TempDir()
 	path := filepath.Join(dir, "f")
 	if err := Write(path, []byte("old")); err != nil {

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vast-ssh/internal/testenv"
 )
 
 func TestOpenAgain(t *testing.T) {
@@ -342,6 +344,9 @@ func limitFiles(t *testing.T, size uint64) (lift func()) {
 }
 
 func TestDiskFull(t *testing.T) {
+	if !testenv.Alone(t) {
+		return
+	}
 	dir := newDir(t)
 	l := openLog(t, dir, fileSize, keepFiles)
 	appendAll(t, l, 0, 3)

@@ -15,14 +15,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What the agent waits for at most, whatever the context of the call allows.
+// What the agent waits for at most, whatever the context of the call allows. Those that are no constants are longer in tests.
+var (
+	startLimit = 10 * time.Second
+	chainLimit = 2 * time.Second
+	exitLimit  = 2 * time.Second
+	writeLimit = time.Second // the companion always reads, or it is broken
+)
+
 const (
-	startLimit   = 10 * time.Second
-	chainLimit   = 2 * time.Second
 	confirmLimit = promptTimeout + 5*time.Second
 	notifyLimit  = notifyTimeout + 2*time.Second
-	exitLimit    = 2 * time.Second
-	writeLimit   = time.Second // the companion always reads, or it is broken
 )
 
 // Client is the agent's end. Its methods may be called from many goroutines.

@@ -164,12 +164,19 @@ func TestKeyringThatDoesNotAnswer(t *testing.T) {
 		}
 	}
 	result := make(chan error)
-	go func() {
-		_, err := s.Load(t.Context(), nil)
-		result <- err
-	}()
-	<-asked
-	late(<-result)
+	for held := false; !held; {
+		go func() {
+			_, err := s.Load(t.Context(), nil)
+			result <- err
+		}()
+		select {
+		case <-asked:
+			held = true
+			late(<-result)
+		case err := <-result: // the time was over before the keyring was asked
+			late(err)
+		}
+	}
 	// The call left behind keeps the turn: no second one is started.
 	_, err := s.Load(t.Context(), nil)
 	late(err)

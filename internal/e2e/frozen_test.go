@@ -45,7 +45,7 @@ func stop(t testing.TB, pid int) (thaw func()) {
 }
 
 // frozenLogin bounds the end of a login whose agent says nothing.
-const frozenLogin = 30 * time.Second
+const frozenLogin = 3 * time.Minute
 
 // A login whose agent stands still ends by itself and says why: before there is an ssh, and also when the agent has
 // shown its key to that already.

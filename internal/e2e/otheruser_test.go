@@ -42,7 +42,7 @@ const knock = `
 import socket, sys
 s = socket.socket(socket.AF_UNIX)
 s.connect(sys.argv[1])
-s.settimeout(30)
+s.settimeout(120)
 try:
     s.sendall(bytes.fromhex(sys.argv[2]))
     print(s.recv(65536).hex())
@@ -110,7 +110,7 @@ s.listen()
 print("ready", flush=True)
 while True:
     c, _ = s.accept()
-    c.settimeout(5)
+    c.settimeout(120)
     try:
         print("got", c.recv(65536).hex(), flush=True)
     except OSError as e:

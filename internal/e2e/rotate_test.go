@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -164,15 +166,27 @@ func (r *rotator) listed(who string, keys []sim.SSHKey, key *custody.Key) {
 	}
 }
 
-// TestRotate has keys that take their time to the instances, an instance that is rented meanwhile and one that is destroyed.
+// TestRotate has keys that take their time to the instances, an instance that is rented meanwhile and one that is destroyed. No
+// key arrives before both have happened.
 func TestRotate(t *testing.T) {
-	r := newRotator(t, sim.Options{AttachDelay: 2 * time.Second})
+	var arriving sync.RWMutex
+	var last atomic.Uint64 // of the instances that have to wait for it
+	r := newRotator(t, sim.Options{AttachDelay: 2 * time.Second, OnAttach: func(id uint64, _ string) {
+		if id <= last.Load() {
+			arriving.RLock()
+			defer arriving.RUnlock()
+		}
+	}})
 	ctx, cancel := context.WithTimeout(context.Background(), 2*runTimeout)
 	defer cancel()
 	cmd := r.Command(ctx, nil, "vast-ssh", "key", "rotate", "--json")
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	attached := r.Account.Count(sim.AttachEndpoint)
+	last.Store(r.boxes[2].ID)
+	arriving.Lock()
+	arrive := sync.OnceFunc(arriving.Unlock)
+	defer arrive()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -180,6 +194,7 @@ func TestRotate(t *testing.T) {
 	late := r.AddInstance("late", sshd.Config{})
 	r.Account.Remove(r.boxes[2].ID)
 	r.boxes = r.boxes[:2]
+	arrive()
 	cmd.Wait()
 	// Nobody has met the new one, so it cannot be shown to let the new key in.
 	if code := cmd.ProcessState.ExitCode(); code != 6 || !strings.Contains(stderr.String(), "instance "+idOf(late)) {

@@ -92,7 +92,9 @@ func TestAttackSocketSwap(t *testing.T) {
 	v.fails(inUse, "vast-ssh", login...)
 	v.over(v.Dirs.ControlSocket(), v.Dirs.AgentSocket())
 
+	mu.Lock()
 	told = nil
+	mu.Unlock()
 	replace(t, agreeing(func(msg []byte) []byte {
 		if bytes.Contains(msg, []byte(`"status"`)) {
 			return []byte(`{"status": {"memory": "locked"}}`)

@@ -97,7 +97,8 @@ func New(t testing.TB) *World {
 	return NewWith(t, sim.Options{})
 }
 
-// NewWith is New with an account of the options, whose hooks for keys are the world's.
+// NewWith is New with an account of the options, whose hooks for keys are the world's. One of opts for a key that arrives runs
+// before it is let in.
 func NewWith(t testing.TB, opts sim.Options) *World {
 	t.Helper()
 	home, err := os.MkdirTemp("", "vs")
@@ -114,7 +115,14 @@ func NewWith(t testing.TB, opts sim.Options) *World {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	opts.OnAttach, opts.OnDetach = w.attached, w.detached
+	arrives := opts.OnAttach
+	opts.OnAttach = func(id uint64, authorizedKey string) {
+		if arrives != nil {
+			arrives(id, authorizedKey)
+		}
+		w.attached(id, authorizedKey)
+	}
+	opts.OnDetach = w.detached
 	w.Account = sim.NewAccount(opts)
 	if err := w.Account.Start(); err != nil {
 		t.Fatal(err)
@@ -229,7 +237,7 @@ func (w *World) Impostor(addrs []string, authorizedKeys ...string) *sshd.Server 
 
 // lastWords bounds the wait for the output of what a program leaves: a ProxyCommand says why there is no login when its ssh
 // has ended.
-const lastWords = 20 * time.Second
+const lastWords = 2 * time.Minute
 
 // Result is what a program did.
 type Result struct {
@@ -238,7 +246,7 @@ type Result struct {
 }
 
 // runTimeout bounds one program.
-const runTimeout = 60 * time.Second
+const runTimeout = 4 * time.Minute
 
 // Run runs a program as the user and returns when it has ended.
 func (w *World) Run(name string, args ...string) Result {

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -30,6 +31,13 @@ type world struct {
 	signer ssh.Signer
 	relay  *relay
 }
+
+// umask is that of this process. It cannot be read without being set, which is no thing to do while several tests run.
+var umask = func() int {
+	mask := syscall.Umask(0)
+	syscall.Umask(mask)
+	return mask
+}()
 
 // gnu and busybox are programs that an instance has.
 const (
@@ -133,7 +141,7 @@ func all(ctx context.Context, r *Run) (int, Report, error) {
 
 // bound is a context for one run.
 func bound(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }

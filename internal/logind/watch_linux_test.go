@@ -238,7 +238,7 @@ func (w *watched) until(t *testing.T, double peer) []Event {
 	case err := <-w.ended:
 		w.ended <- err
 		t.Fatal(err)
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("the last signal does not arrive")
 	}
 	var got []Event
@@ -404,14 +404,18 @@ func TestUnavailable(t *testing.T) {
 		connectTimeout = 50 * time.Millisecond
 		unavailable(t)
 
+		// Another bus, since nobody knows whether the first was reached in that time.
+		if l, err = net.Listen("unix", shortDir(t)+"/s"); err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+l.Addr().String())
 		connectTimeout = time.Hour
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- Watch(ctx, nil) }()
-		for range 2 { // the one above, and this one
-			if _, err := l.Accept(); err != nil {
-				t.Fatal(err)
-			}
+		if _, err := l.Accept(); err != nil {
+			t.Fatal(err)
 		}
 		cancel()
 		if err := <-ended; err != context.Canceled {

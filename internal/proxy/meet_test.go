@@ -26,6 +26,7 @@ import (
 
 	"vast-ssh/internal/resolve"
 	"vast-ssh/internal/sim/sshd"
+	"vast-ssh/internal/testenv"
 	"vast-ssh/known"
 )
 
@@ -199,7 +200,7 @@ func TestMeetLeast(t *testing.T) {
 			cfg := testConfig(pins, endpoint(t, resolve.Direct, s.addr()))
 			switch tc.gateway {
 			case "down":
-				cfg.Endpoints = append(cfg.Endpoints, endpoint(t, resolve.Gateway, closedPort(t)))
+				cfg.Endpoints = append(cfg.Endpoints, endpoint(t, resolve.Gateway, testenv.RefusedAddr(t)))
 			case "up":
 				cfg.Endpoints = append(cfg.Endpoints, endpoint(t, resolve.Gateway, machineWith(t, key).addr()))
 			}

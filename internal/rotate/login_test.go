@@ -64,7 +64,7 @@ func serve(t *testing.T, hostKey ssh.Signer, cfg *ssh.ServerConfig) vast.Instanc
 			}
 			running.Go(func() {
 				defer c.Close()
-				c.SetDeadline(time.Now().Add(30 * time.Second))
+				c.SetDeadline(time.Now().Add(3 * time.Minute))
 				// That a handshake fails is what some of the tests are about.
 				if conn, channels, requests, err := ssh.NewServerConn(c, cfg); err == nil {
 					go ssh.DiscardRequests(requests)
@@ -100,7 +100,7 @@ func wire(t *testing.T, pinned ...ssh.PublicKey) *Wire {
 		Config: func(target resolve.Target) (proxy.Config, error) {
 			return proxy.Config{
 				Instance: target.ID, User: "root", Endpoints: target.Endpoints, Pins: file, Least: known.Tofu,
-				DialTimeout: 10 * time.Second, HandshakeTimeout: 10 * time.Second,
+				DialTimeout: time.Minute, HandshakeTimeout: time.Minute,
 			}, nil
 		},
 		Pins: file,

@@ -1046,6 +1046,9 @@ func TestStartAndClose(t *testing.T) {
 	a.Close()
 	if resp, err := http.Get(a.URL()); err == nil {
 		resp.Body.Close()
-		t.Error("a closed account answers")
+		// Its port may be another's by now.
+		if len(a.Ledger()) > 0 {
+			t.Error("a closed account answers")
+		}
 	}
 }

@@ -22,6 +22,7 @@ import (
 
 	"vast-ssh/internal/sim"
 	"vast-ssh/internal/sim/simtest"
+	"vast-ssh/internal/sim/sshd/daemon"
 	"vast-ssh/internal/testenv"
 )
 
@@ -39,13 +40,17 @@ func newBox(t *testing.T, opts sim.BoxOptions) (*sim.Box, string) {
 	return b, listen(t, b, "127.0.0.1:0")
 }
 
+// listen draws a port as the sshd of the tests do: nobody else takes it while a machine that was unplugged does not listen.
 func listen(t *testing.T, b *sim.Box, addr string) string {
 	t.Helper()
-	got, err := b.Listen(addr)
+	given, err := daemon.Listen([]string{addr}, func(addrs []string) error {
+		_, err := b.Listen(addrs[0])
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return got
+	return given[0]
 }
 
 func mustDial(t *testing.T, b *sim.Box, addr string, l simtest.Identity) *ssh.Client {

@@ -37,7 +37,7 @@ func newScreen(t *testing.T) *screen {
 	s := &screen{t: t}
 	s.master, s.slave = openPTY(t)
 	t.Cleanup(func() { s.master.Close() })
-	if err := s.master.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := s.master.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	useTTY(t, s.slave)

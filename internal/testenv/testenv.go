@@ -1,4 +1,5 @@
-// Package testenv tells tests what the machine has, and makes a missing program a failure where CI promises it.
+// Package testenv tells tests what the machine has, makes a missing program a failure where CI promises it, and keeps tests
+// apart from what others do to the machine meanwhile.
 package testenv
 
 import (

@@ -41,7 +41,7 @@ func dial(t *testing.T, path string) net.Conn {
 // over waits for the end of a connection that nobody serves.
 func over(t *testing.T, c net.Conn) {
 	t.Helper()
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(2 * time.Minute))
 	if n, err := c.Read(make([]byte, 1)); n > 0 || !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("%d bytes, %v, want the end", n, err)
 	}
@@ -79,7 +79,7 @@ func TestServePerPeer(t *testing.T) {
 		}
 		mine[i-perPeer].Close()
 		<-begun
-		mine[i].SetDeadline(time.Now().Add(10 * time.Second))
+		mine[i].SetDeadline(time.Now().Add(2 * time.Minute))
 		if _, err := io.ReadFull(mine[i], make([]byte, len("hello"))); err != nil {
 			t.Errorf("connection %d: %v", i, err)
 		}

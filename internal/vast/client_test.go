@@ -8,7 +8,6 @@ import (
 	"html"
 	"io"
 	"log"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -17,6 +16,7 @@ import (
 	"testing"
 
 	"vast-ssh/internal/secret"
+	"vast-ssh/internal/testenv"
 )
 
 func TestRequests(t *testing.T) {
@@ -190,13 +190,7 @@ func TestTruncatedAndUnreachable(t *testing.T) {
 		t.Errorf("truncated: error %v", err)
 	}
 
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
-	c = mustNew(t, Config{URL: "http://" + addr, Key: secret.New("k"), Pace: noPace})
+	c = mustNew(t, Config{URL: "http://" + testenv.RefusedAddr(t), Key: secret.New("k"), Pace: noPace})
 	if _, err := c.Instance(t.Context(), 1); !errors.As(err, &u) || u.Status != 0 {
 		t.Errorf("refused: error %v", err)
 	}

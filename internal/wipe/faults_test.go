@@ -143,19 +143,22 @@ func TestAFarSideThatFailsIsTriedThrice(t *testing.T) {
 		protocol.Message{Progress: &protocol.Progress{Phase: protocol.PhaseProcesses, Done: protocol.Tally{Files: 1, Bytes: 1}}},
 		protocol.Message{Error: "no memory"},
 	)
-	r, err := f.prepare(t).Run(t.Context())
+	r, err := f.prepare(t, patient).Run(t.Context())
 	if err != nil || r.Data != wipe.Incomplete || !strings.Contains(r.Problem, "no memory") || f.runs.Load() != 3 {
 		t.Errorf("%v: %+v after %d runs", err, r, f.runs.Load())
 	}
 }
 
-// prepare prepares a wipe of the instance that it is taken for.
-func (f *farServer) prepare(t *testing.T) *wipe.Wipe {
+// patient is a silence that a busy machine does not take for a broken line.
+const patient = time.Minute
+
+// prepare prepares a wipe of the instance that it is taken for, which gives up what is silent for so long.
+func (f *farServer) prepare(t *testing.T, silence time.Duration) *wipe.Wipe {
 	t.Helper()
 	p, err := wipe.Prepare(t.Context(), wipe.Config{
 		Instance: vast.Instance{ID: 7, ActualStatus: "running"}, API: jobless{}, Dir: t.TempDir() + "/reports",
 		Options: wipe.Options{Scope: wipe.Workspace, Destroy: wipe.IfClean}, Pause: time.Millisecond,
-		Patience: 2 * time.Second, Silence: 100 * time.Millisecond,
+		Patience: 20 * silence, Silence: silence,
 		Connect: func(context.Context) (*ssh.Client, error) {
 			return ssh.Dial("tcp", f.addr, &ssh.ClientConfig{HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: time.Minute})
 		},
@@ -173,7 +176,7 @@ func TestAMachineThatOnlyAnswersThatItIsThere(t *testing.T) {
 		testenv.Missing(t, "the helper programs: go generate vast-ssh/internal/wipe/deploy")
 	}
 	f := newFarServer(t)
-	w := f.prepare(t)
+	w := f.prepare(t, 100*time.Millisecond)
 	f.mute.Store(true)
 	r, err := w.Run(t.Context())
 	if err != nil || r.Data != wipe.Incomplete || !strings.Contains(r.Problem, "out of reach") {
@@ -197,7 +200,7 @@ func TestResultsThatMakeNoSense(t *testing.T) {
 		"what is listed and not counted": {Items: []protocol.Item{{Code: protocol.Failed, Path: "/x"}}, Names: 5},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r, err := newFarServer(t, protocol.Message{Result: &res}).prepare(t).Run(t.Context())
+			r, err := newFarServer(t, protocol.Message{Result: &res}).prepare(t, patient).Run(t.Context())
 			if err != nil || r.Data != wipe.Incomplete || !strings.Contains(r.Problem, "no sense") || r.Names != 0 || len(r.Left) > 0 {
 				t.Errorf("%v: %+v", err, r)
 			}

@@ -62,7 +62,7 @@ func TestASilentLineIsGivenUp(t *testing.T) {
 	w.plant("for n in 1 2 3; do echo $C >/workspace/$n; done")
 	hold := w.Hold("/workspace/2")
 	cfg := w.config(wipe.Options{})
-	cfg.Silence = 10 * time.Second // a busy machine must not be taken for a silent line
+	cfg.Silence = 30 * time.Second // a busy machine must not be taken for a silent line
 	var silent, never atomic.Bool
 	connections := 0
 	cfg.Connect = func(ctx context.Context) (*ssh.Client, error) {
@@ -114,7 +114,7 @@ func TestAnInterruptOnASilentLine(t *testing.T) {
 		w.plant("for n in 1 2 3; do echo $C >/workspace/$n; done")
 		hold := w.Hold("/workspace/2")
 		cfg := w.config(wipe.Options{})
-		cfg.Silence = 6 * time.Second // a third of it is waited for a last word
+		cfg.Silence = 30 * time.Second // a third of it is waited for a last word
 		ctx, cancel := context.WithCancel(t.Context())
 		var silent atomic.Bool
 		cfg.Connect = func(ctx context.Context) (*ssh.Client, error) { return w.dumbConnect(ctx, &silent) }
@@ -271,7 +271,7 @@ func (d *deaf) Read(p []byte) (int, error) {
 
 func eventually(t *testing.T, happened func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !happened(); {
+	for deadline := time.Now().Add(5 * time.Minute); !happened(); {
 		if time.Now().After(deadline) {
 			t.Fatal("it does not happen")
 		}

@@ -32,7 +32,7 @@ import (
 
 var update = flag.Bool("update", false, "write the handshakes of real programs to testdata")
 
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // relayed is what went through a relay.
 type relayed struct {

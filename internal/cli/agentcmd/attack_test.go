@@ -181,7 +181,7 @@ func TestSignalBeforeTheWatch(t *testing.T) {
 	d := newTestDaemon(t, "", "")
 	told := make(chan os.Signal, 1)
 	told <- syscall.SIGUSR1
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	done := make(chan struct{})
 	go func() {

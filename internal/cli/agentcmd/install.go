@@ -217,7 +217,7 @@ func command(ctx context.Context, args ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = commandTimeout // whoever reads its words may have to wait for the processor after its end
 	out, err := cmd.CombinedOutput()
 	if err == nil {
 		return nil

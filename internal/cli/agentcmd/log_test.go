@@ -128,7 +128,7 @@ func TestLogFollows(t *testing.T) {
 	go func() { done <- Main(ctx, env, []string{"vast-agent", "log", "-f", "-n", "1"}) }()
 	await := func(want string) {
 		t.Helper()
-		for end := time.Now().Add(20 * time.Second); !strings.Contains(out.String(), want); {
+		for end := time.Now().Add(2 * time.Minute); !strings.Contains(out.String(), want); {
 			if time.Now().After(end) {
 				t.Fatalf("no %q in %q", want, out.String())
 			}

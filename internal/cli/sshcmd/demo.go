@@ -22,7 +22,7 @@ import (
 )
 
 // demoTimeout bounds the whole demo.
-const demoTimeout = 60 * time.Second
+const demoTimeout = 3 * time.Minute
 
 func demoCommand(env *Env) *cli.Command {
 	return &cli.Command{
@@ -116,7 +116,7 @@ func (d *demo) quietly(ctx context.Context, args ...string) (out string, code in
 	cmd := exec.CommandContext(ctx, d.program, args...)
 	cmd.Env = d.environ
 	cmd.Dir = d.home
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = demoTimeout / 9 // of a ProxyCommand, which says why there is no login when its ssh has ended
 	var both bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &both, &both
 	err = cmd.Run()

@@ -130,7 +130,7 @@ func (e *Env) witness(ctx context.Context, w ipc.Witness) error {
 }
 
 // withdrawTimeout bounds the last word to the agent, when the connection has ended.
-const withdrawTimeout = time.Second
+const withdrawTimeout = 5 * time.Second
 
 // withdraw takes a witness back and returns what its login was refused. An agent that does not hear it forgets the witness
 // a little later by itself.

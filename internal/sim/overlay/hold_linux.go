@@ -23,7 +23,7 @@ type Hold struct {
 }
 
 // heldTimeout bounds the wait for somebody who opens a file.
-const heldTimeout = 2 * time.Minute
+const heldTimeout = 5 * time.Minute
 
 // Await waits until somebody waits. The test fails when nobody comes.
 func (h *Hold) Await() {

@@ -14,7 +14,7 @@ import (
 )
 
 // runTimeout bounds one program inside.
-const runTimeout = time.Minute
+const runTimeout = 5 * time.Minute
 
 // Sh runs a script with sh inside, as a visitor from outside: with all capabilities and GNU's tools, whatever the
 // instance is. It returns what the script wrote to stdout. The test fails when the script does.
@@ -37,7 +37,7 @@ func (i *Instance) run(stdin []byte, script string, args ...string) (string, err
 	}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &stdout, &stderr
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = runTimeout // whoever reads its output may have to wait for the processor after its end
 	if err := cmd.Run(); err != nil {
 		return stdout.String(), fmt.Errorf("%w: %s%s", err, &stdout, &stderr)
 	}

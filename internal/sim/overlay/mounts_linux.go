@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -86,12 +88,20 @@ func (i *Instance) mountBase(base string) error {
 	if i.config.Disk == 0 {
 		return mount("tmpfs", base, "tmpfs", unix.MS_NODEV, "mode=700")
 	}
-	out, err := exec.Command("mount", "-t", "ext4", "-o", "loop,nodev,noinit_itable", i.image(), base).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("mount the disk: %w: %s", err, out)
+	for deadline := time.Now().Add(killTimeout); ; time.Sleep(loopPause) {
+		out, err := exec.Command("mount", "-t", "ext4", "-o", "loop,nodev,noinit_itable", i.image(), base).CombinedOutput()
+		if err == nil {
+			return nil
+		}
+		// The loop devices are all tests' of this machine, and may be few.
+		if !bytes.Contains(out, []byte("loop device")) || time.Now().After(deadline) {
+			return fmt.Errorf("mount the disk: %w: %s", err, out)
+		}
 	}
-	return nil
 }
+
+// loopPause is the time between two tries for a loop device: there is no event for one that is let go.
+const loopPause = 100 * time.Millisecond
 
 // mountDev mounts what the kernel shows: /dev without any disk, /sys, and an empty /run. Process 1 mounts its /proc.
 func (i *Instance) mountDev(root string) error {

@@ -60,7 +60,7 @@ type Config struct {
 }
 
 // killTimeout bounds the end of an instance.
-const killTimeout = time.Minute
+const killTimeout = 3 * time.Minute
 
 // Instance is a running instance. Its methods may be called from several goroutines; those that fail the test only
 // from the test's.

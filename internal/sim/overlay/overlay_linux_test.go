@@ -121,7 +121,7 @@ func TestKillingEverythingReachesNothingOutside(t *testing.T) {
 // waitFor waits for what gives no event.
 func (i *Instance) waitFor(t *testing.T, ready func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ready(); time.Sleep(poll) {
+	for deadline := time.Now().Add(killTimeout); !ready(); time.Sleep(poll) {
 		if time.Now().After(deadline) {
 			t.Fatalf("did not come; processes %v", i.Processes())
 		}
@@ -455,7 +455,7 @@ func TestNothingIsLeftOfAKilledTest(t *testing.T) {
 	if _, err := fmt.Sscan(string(text), &left.init, &left.dir, &left.image, &left.seconds); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(killTimeout)
 	for syscall.Kill(left.init, 0) == nil {
 		if time.Now().After(deadline) {
 			t.Fatal("process 1 is left")

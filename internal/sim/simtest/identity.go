@@ -46,6 +46,6 @@ func NewIdentity(t testing.TB) Identity {
 func (id Identity) Dial(addr, user string, host ssh.HostKeyCallback, algorithms ...string) (*ssh.Client, error) {
 	return ssh.Dial("tcp", addr, &ssh.ClientConfig{
 		User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(id.Signer)}, HostKeyCallback: host,
-		HostKeyAlgorithms: algorithms, Timeout: 20 * time.Second,
+		HostKeyAlgorithms: algorithms, Timeout: 2 * time.Minute,
 	})
 }

@@ -41,7 +41,7 @@ type Config struct {
 }
 
 const (
-	killTimeout = time.Minute
+	killTimeout = 3 * time.Minute
 	// sessionMark is the variable by which the processes of a session are known even after they left their
 	// parents.
 	sessionMark = "VAST_SSH_TEST_SSHD"

@@ -50,7 +50,7 @@ func (m *machine) ends() {
 	m.t.Helper()
 	select {
 	case <-m.Ended():
-	case <-time.After(time.Minute):
+	case <-time.After(patience):
 		m.t.Errorf("the container goes on with %q", m.Processes())
 	}
 }
@@ -58,7 +58,7 @@ func (m *machine) ends() {
 // gone waits for the end of a process.
 func (m *machine) gone(pid int) {
 	m.t.Helper()
-	for deadline := time.Now().Add(time.Minute); m.runs(pid); {
+	for deadline := time.Now().Add(patience); m.runs(pid); {
 		if time.Now().After(deadline) {
 			m.t.Errorf("process %d goes on", pid)
 			return

@@ -67,7 +67,7 @@ func (c Config) Text(program string) []byte {
 AcceptEnv none
 KbdInteractiveAuthentication no
 LogLevel VERBOSE
-LoginGraceTime 60
+LoginGraceTime 600
 MaxSessions 100
 MaxStartups 1000
 PasswordAuthentication no

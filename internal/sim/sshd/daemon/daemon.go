@@ -15,7 +15,7 @@ import (
 )
 
 // StartTimeout bounds everything that a starting sshd is waited for.
-const StartTimeout = time.Minute
+const StartTimeout = 3 * time.Minute
 
 const portAttempts = 10
 
