@@ -21,8 +21,12 @@ import (
 	"vast-ssh/internal/unixsock"
 )
 
-// demoTimeout bounds the whole demo.
-const demoTimeout = 3 * time.Minute
+const (
+	// demoTimeout bounds the whole demo.
+	demoTimeout = 3 * time.Minute
+	// demoLastWords bounds the wait for a ProxyCommand, which says why there is no login when its ssh has ended.
+	demoLastWords = 20 * time.Second
+)
 
 func demoCommand(env *Env) *cli.Command {
 	return &cli.Command{
@@ -116,7 +120,7 @@ func (d *demo) quietly(ctx context.Context, args ...string) (out string, code in
 	cmd := exec.CommandContext(ctx, d.program, args...)
 	cmd.Env = d.environ
 	cmd.Dir = d.home
-	cmd.WaitDelay = demoTimeout / 9 // of a ProxyCommand, which says why there is no login when its ssh has ended
+	cmd.WaitDelay = demoLastWords
 	var both bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &both, &both
 	err = cmd.Run()
