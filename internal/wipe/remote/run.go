@@ -93,7 +93,9 @@ func (r *run) sweep(ctx context.Context) error {
 			if err := r.end(ctx); err != nil {
 				return err
 			}
-			r.deletedOf(1, r.note) // its files may have been removed under it, and it writes on
+			if !r.staysInUse() {
+				r.deletedOf(1, r.note) // its files may have been removed under it, and it writes on
+			}
 		}
 		r.expand()
 		n, err := r.pass(ctx, false)
@@ -186,7 +188,12 @@ func (r *run) inspect(p protocol.Process) {
 	if p.Held {
 		note = r.note
 	}
-	seen := r.deletedOf(p.PID, note)
+	var seen bool
+	if p.Held && r.staysInUse() { // it goes on with its files, of which usedDeleted tells
+		seen = eachDeleted(p.PID, func(_, _ string, _ *unix.Stat_t) {})
+	} else {
+		seen = r.deletedOf(p.PID, note)
+	}
 	if !r.keepProgram(p) || !seen || r.hidden(p.PID) {
 		note(unseen(p.PID))
 	}
@@ -244,29 +251,37 @@ func eachDeleted(pid int, fn func(link, name string, st *unix.Stat_t)) bool {
 	})
 }
 
-// usedDeleted tells of the files without a name that the processes which go on read or run. They stay for as long as these do.
+// usedDeleted tells of the files without a name that the processes which go on read or run, and of all those that are held by what
+// the machine stays in use for. They stay for as long as these processes do.
 func (f *far) usedDeleted(note func(protocol.Item)) error {
 	r, err := rolesNow()
 	if err != nil {
 		return err
 	}
 	told := make(map[id]bool)
-	tell := func(name string, st *unix.Stat_t) {
+	tell := func(name string, st *unix.Stat_t, all bool) {
 		class := f.mounts.of(name).class
 		meant := class == memory || f.onDisk(name) && (class != layer || !changedAt(st).Before(f.since))
-		if meant && f.used[idOf(st)] && !told[idOf(st)] && !strings.HasPrefix(name, "/memfd:") {
+		if meant && (all || f.used[idOf(st)]) && !told[idOf(st)] && !strings.HasPrefix(name, "/memfd:") {
 			told[idOf(st)] = true
 			note(item(protocol.InUse, 0, name, nil))
 		}
 	}
-	for pid := range r.spared {
-		if pid == os.Getpid() {
-			continue
-		}
-		eachDeleted(pid, func(_, name string, st *unix.Stat_t) { tell(name, st) })
+	look := func(pid int, all bool) {
+		eachDeleted(pid, func(_, name string, st *unix.Stat_t) { tell(name, st, all) })
 		if p, _ := f.program(pid); p != nil {
-			tell(p.name, &p.st)
+			tell(p.name, &p.st, all)
 			p.file.Close()
+		}
+	}
+	for pid := range r.spared {
+		if pid != os.Getpid() {
+			look(pid, pid == 1 && f.staysInUse())
+		}
+	}
+	if f.staysInUse() {
+		for pid := range r.held {
+			look(pid, true)
 		}
 	}
 	return nil
