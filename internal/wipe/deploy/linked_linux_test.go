@@ -7,6 +7,7 @@ import (
 
 	"vast-ssh/internal/sim/overlay"
 	"vast-ssh/internal/wipe/deploy"
+	"vast-ssh/internal/wipe/protocol"
 )
 
 // TestALoginThatIsLinked is reached by links, as where a home or its .ssh is kept on the workspace. They lead to it until it goes.
@@ -50,16 +51,44 @@ func TestThePartsOfTheServerStay(t *testing.T) {
 		m := newMachine(t, c)
 		m.plant(`mkdir -p /usr/libexec/openssh
 			for f in libexec/openssh/sshd-auth sbin/sshd-session sbin/sshd-other; do cp /bin/true /usr/$f; done
-			mkdir -p /var/empty/sshd /var/lib/empty /usr/share/empty.sshd /usr/share/empty.other /etc/authselect
-			echo auth >/etc/authselect/system-auth`)
+			mkdir -p /var/empty/sshd /var/lib/empty /usr/share/empty.sshd /usr/share/empty.other
+			for d in /etc/authselect /usr/lib/pam.d /usr/etc/pam.d /usr/etc/mine; do mkdir -p $d; echo auth >$d/system-auth; done`)
 		res := m.result(m.begin(m.login(), m.everything()))
-		left := strings.Fields(m.Sh("ls -d /usr/libexec/openssh/* /usr/sbin/sshd-* /etc/authselect/* /var/empty/* /var/lib/empty /usr/share/empty.*"))
+		left := strings.Fields(m.Sh("ls -d /usr/libexec/openssh/* /usr/sbin/sshd-* /etc/authselect/* /usr/lib/pam.d/system-* /usr/etc/[!n]* /var/empty/* /var/lib/empty /usr/share/empty.*"))
 		want := []string{
-			"/etc/authselect/system-auth", "/usr/libexec/openssh/sshd-auth", "/usr/sbin/sshd-session", "/usr/share/empty.sshd",
+			"/etc/authselect/system-auth", "/usr/etc/pam.d", "/usr/lib/pam.d/system-auth", "/usr/libexec/openssh/sshd-auth", "/usr/sbin/sshd-session", "/usr/share/empty.sshd",
 			"/var/empty/sshd", "/var/lib/empty",
 		}
 		if !slices.Equal(left, want) || res.Remains() > 0 {
 			t.Errorf("left: %q, %+v", left, res.Items)
+		}
+	})
+}
+
+// TestKeysInADirectory, one file a user, are the login's.
+func TestKeysInADirectory(t *testing.T) {
+	t.Parallel()
+	onFar(t, func(t *testing.T, _ deploy.Kind, c overlay.Config) {
+		m := newMachine(t, c)
+		m.plant("mkdir /etc/ssh/authorized_keys.d; echo $C | tee /etc/ssh/authorized_keys.d/root >/workspace/x")
+		req := m.everything()
+		for i, r := range req.Rules {
+			if r.Login && strings.HasPrefix(r.Glob, "/etc/ssh/") {
+				req.Rules = slices.Insert(req.Rules, i, protocol.Rule{Glob: "/etc/ssh/authorized_keys*", Tree: true, Login: true})
+				break
+			}
+		}
+		s := m.begin(m.login(), req)
+		res := m.result(s)
+		if left := m.found(); !slices.Equal(left, []string{"content /etc/ssh/authorized_keys.d/root"}) || res.Remains() > 0 {
+			t.Errorf("before the login goes: %q, %+v", left, res.Items)
+		}
+		last := m.finish(s)
+		if left := m.found(); len(left) > 0 || last.Remains() > 0 {
+			t.Errorf("left: %q, %+v", left, last.Items)
+		}
+		if left := m.Sh("ls -A /etc/ssh"); strings.Contains(left, "authorized_keys.d") {
+			t.Errorf("left:\n%s", left)
 		}
 	})
 }
