@@ -102,10 +102,12 @@ func namesLike(dir, part string) ([]string, error) {
 		return nil, err
 	}
 	defer file.Close()
-	all, err := file.Readdirnames(-1)
-	names := slices.DeleteFunc(all, func(name string) bool {
-		match, err := path.Match(part, name)
-		return err != nil || !match
+	var names []string
+	err = eachName(file, func(name string) error {
+		if match, err := path.Match(part, name); err == nil && match {
+			names = append(names, name)
+		}
+		return nil
 	})
 	slices.Sort(names)
 	return names, err
@@ -236,13 +238,9 @@ func keepPaths(list []string) []string {
 func (f *far) keptInodes() (map[id]bool, error) {
 	kept := make(map[id]bool)
 	for _, name := range f.keep {
-		err := filepath.WalkDir(name, func(at string, _ osDirEntry, err error) error {
-			var st unix.Stat_t
-			if err == nil {
-				err = unix.Lstat(at, &st)
-			}
+		err := walkPath(name, func(at string, st *unix.Stat_t, err error) error {
 			if err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && (st.Nlink > 1 || at == name) {
-				kept[idOf(&st)] = true
+				kept[idOf(st)] = true
 			}
 			if err != nil && isGone(err) {
 				return nil

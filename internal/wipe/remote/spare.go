@@ -193,10 +193,9 @@ func needed(name string) bool {
 func (f *far) entranceFiles() map[id]string {
 	files := make(map[id]string)
 	for _, name := range slices.Concat(slices.Collect(maps.Keys(f.login)), loginFiles) {
-		filepath.WalkDir(name, func(at string, _ osDirEntry, err error) error {
-			var st unix.Stat_t
-			if err == nil && unix.Lstat(at, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Nlink > 1 {
-				files[idOf(&st)] = at
+		walkPath(name, func(at string, st *unix.Stat_t, err error) error {
+			if err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Nlink > 1 {
+				files[idOf(st)] = at
 			}
 			return nil
 		})

@@ -5,7 +5,6 @@ package remote
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -16,8 +15,6 @@ import (
 
 	"vast-ssh/internal/wipe/protocol"
 )
-
-type osDirEntry = fs.DirEntry
 
 // target is a name that a rule reaches. Its directory is held for whoever gets it.
 type target struct {
