@@ -250,7 +250,7 @@ func (f *far) judge(t target) (code protocol.Code, ok bool) {
 	r := f.req.Rules[t.rule]
 	mount := f.mounts.of(at)
 	switch {
-	case mount.class == pseudo, mount.class == bound:
+	case mount.class == pseudo:
 		return "", false
 	case r.Login != (f.req.Op == protocol.OpFinish) && f.req.Op != protocol.OpPlan:
 		return "", false
@@ -260,6 +260,8 @@ func (f *far) judge(t target) (code protocol.Code, ok bool) {
 		return protocol.Kept, true
 	case mount.class == volume && !f.mayWipe(mount.path):
 		return protocol.Volume, true
+	case mount.class == bound: // what a login needs of it every container of Docker's has
+		return protocol.Volume, !r.Changed && (r.Login || !needed(at))
 	}
 	changed := mount.class != layer || !changedAt(&t.st).Before(f.since)
 	switch t.kind() {

@@ -153,7 +153,7 @@ entrance() { find "$1" -type f -links +1 -exec stat -c %d:%i {} + 2>/dev/null >>
 walk() {
     mount_of "$1"
     case $class in
-        pseudo | bound) return 0 ;;
+        pseudo) return 0 ;;
         volume) allowed "$point" || { tell volume "$group" "$1"; secret_left "$1"; return 0; } ;;
     esac
     if [ "$class:$frozen:$point" = "memory:yes:$1" ]; then
@@ -165,7 +165,9 @@ walk() {
         secret_left "$1"
         return 0
     fi
-    if [ -L "$1" ]; then
+    if [ $class = bound ]; then
+        bound "$1"
+    elif [ -L "$1" ]; then
         on_mount each link "$1"
     elif [ -d "$1" ] || [ "$class:$point" = "volume:$1" ]; then
         [ "$point" != "$1" ] || entered="$entered$1//"
@@ -176,6 +178,13 @@ walk() {
     else
         on_mount each special "$1"
     fi
+}
+
+# bound FILE: tells of one that is the machine's. What a login needs of such ones every container of Docker's has.
+bound() {
+    ! login "$1" || return 0
+    tell volume "$group" "$1"
+    secret_left "$1"
 }
 
 # secret_left PLACE: names a place of secrets that nobody goes into: they are to be rotated all the same.
@@ -204,6 +213,7 @@ mounts_below() {
             memory:no) enter_mount "$name" ;;
             volume:*) if allowed "$name"; then enter_mount "$name"; else refuse_mount "$name"; fi ;;
             memory:*) refuse_mount "$name" ;;
+            bound:*) bound "$name" ;;
             *) closed="$closed$name//" ;;
         esac
     done
