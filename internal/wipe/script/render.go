@@ -86,7 +86,8 @@ func Render(req protocol.Request) ([]byte, error) {
 	// Before anything else.
 	fmt.Fprintf(&b, "label=%s\n", word(req.Label))
 	b.WriteString(`umask 077
-unset HISTFILE
+# Where the library is gone that LD_PRELOAD names, every program complains.
+unset HISTFILE LD_PRELOAD GREP_OPTIONS
 LC_ALL=C
 export LC_ALL
 newline='
