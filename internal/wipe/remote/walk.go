@@ -133,7 +133,7 @@ func (f *far) walkDir(ctx context.Context, i int, d *dir, depth int, v visitor) 
 		return f.walkName(ctx, i, d, name, true, depth, v)
 	})
 	if err != nil && ctx.Err() == nil {
-		f.notes.item(item(protocol.Failed, f.req.Rules[i].Group, d.path, err))
+		f.missed(f.req.Rules[i], d.path, err)
 		return nil
 	}
 	return err
