@@ -21,10 +21,11 @@ func TestManyNamesInADirectory(t *testing.T) {
 	m.Sh("mkdir /workspace/many; cd /workspace/many; " + python + ` -c '
 import os
 for n in range(150000): os.close(os.open("%0200d" % n, os.O_CREAT | os.O_WRONLY))'`)
-	kept, pattern := m.everything(), m.everything()
+	kept, pattern, inner := m.everything(), m.everything(), m.everything()
 	kept.Keep = []string{"/workspace/many"}
 	pattern.Rules = append(pattern.Rules[:2:2], protocol.Rule{Group: 1, Glob: "/workspace/many/x*"})
-	for what, req := range map[string]protocol.Request{"kept": kept, "pattern": pattern} {
+	inner.Rules = append(inner.Rules[:2:2], protocol.Rule{Group: 1, Glob: "/workspace/many/*/.env"})
+	for what, req := range map[string]protocol.Request{"kept": kept, "pattern": pattern, "inner": inner} {
 		req.Processes = false
 		s := m.begin(m.login(), req)
 		m.result(s)

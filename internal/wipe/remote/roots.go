@@ -64,53 +64,52 @@ func (f *far) expand() {
 }
 
 // matches returns what a pattern matches now, as filepath.Glob does, and unlike that tells of directories that cannot be read.
-func (f *far) matches(r protocol.Rule) []string {
-	found := []string{"/"}
-	for part := range strings.SplitSeq(strings.TrimPrefix(r.Glob, "/"), "/") {
-		var next []string
-		for _, dir := range found {
-			names, err := namesLike(dir, part)
-			if err != nil {
-				f.missed(r, dir, err)
-			}
-			for _, name := range names {
-				next = append(next, path.Join(dir, name))
-			}
-		}
-		found = next
-	}
+func (f *far) matches(r protocol.Rule) (found []string) {
+	f.eachMatch(r, "/", strings.Split(strings.TrimPrefix(r.Glob, "/"), "/"), func(at string) { found = append(found, at) })
+	slices.Sort(found)
 	return found
+}
+
+// eachMatch calls fn for what matches the components of a pattern below dir. A component may match very many names of which the next
+// takes few: so they are not put together.
+func (f *far) eachMatch(r protocol.Rule, dir string, parts []string, fn func(at string)) {
+	if len(parts) == 0 {
+		fn(dir)
+		return
+	}
+	err := eachLike(dir, parts[0], func(name string) { f.eachMatch(r, path.Join(dir, name), parts[1:], fn) })
+	if err != nil {
+		f.missed(r, dir, err)
+	}
 }
 
 // maxName is NAME_MAX. A longer name is none.
 const maxName = 255
 
-// namesLike returns the names in a directory that match one component of a pattern, sorted.
-func namesLike(dir, part string) ([]string, error) {
+// eachLike calls fn for the names in a directory that match one component of a pattern.
+func eachLike(dir, part string, fn func(name string)) error {
 	if !strings.ContainsAny(part, `*?[\`) {
-		if len(part) > maxName {
-			return nil, nil
-		}
 		var st unix.Stat_t
-		if err := unix.Lstat(path.Join(dir, part), &st); err != nil {
-			return nil, err
+		if len(part) > maxName {
+			return nil
 		}
-		return []string{part}, nil
+		if err := unix.Lstat(path.Join(dir, part), &st); err != nil {
+			return err
+		}
+		fn(part)
+		return nil
 	}
 	file, err := os.OpenFile(dir, unix.O_DIRECTORY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer file.Close()
-	var names []string
-	err = eachName(file, func(name string) error {
+	return eachName(file, func(name string) error {
 		if match, err := path.Match(part, name); err == nil && match {
-			names = append(names, name)
+			fn(name)
 		}
 		return nil
 	})
-	slices.Sort(names)
-	return names, err
 }
 
 func (f *far) addMatch(i int, r protocol.Rule, match string) {
