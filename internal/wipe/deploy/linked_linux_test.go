@@ -92,3 +92,20 @@ func TestKeysInADirectory(t *testing.T) {
 		}
 	})
 }
+
+// TestLinksToATreeAndIntoIt are of one rule: what is in both is wiped and counted once.
+func TestLinksToATreeAndIntoIt(t *testing.T) {
+	t.Parallel()
+	onFar(t, func(t *testing.T, _ deploy.Kind, c overlay.Config) {
+		m := newMachine(t, c)
+		m.plant(`mkdir -p /root/.aws /srv/outer/inner; ln -s /srv/outer/inner /root/.aws.1; ln -s /srv/outer /root/.aws.2
+			for n in 1 2 3 4; do yes $C | head -c 9000000 >/srv/outer/inner/$n; done; echo $C >/srv/outer/f`)
+		req := m.secretsOnly()
+		req.Rules[0].Glob = "/root/.aws.*"
+		plan := m.plan(m.login(), req)
+		_, res := m.run(m.login(), req)
+		if left := m.found(); len(left) > 0 || plan.Total.Files != 5 || res.Total.Files != 5 || len(res.Items) > 0 {
+			t.Errorf("left: %q; planned: %+v; done: %+v; items: %+v", left, plan.Total, res.Total, res.Items)
+		}
+	})
+}

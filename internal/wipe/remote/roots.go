@@ -192,10 +192,11 @@ func (f *far) ownedBefore(r root) bool {
 	})
 }
 
-// foreign reports whether a path that rule i meets in a walk is of an earlier rule.
+// foreign reports whether a path that rule i meets in a walk is of an earlier rule, or a root of its own of this one, as where two
+// links lead to a tree and into it.
 func (f *far) foreign(i int, name string) bool {
 	owner, ok := f.owner[name]
-	return ok && owner < i
+	return ok && owner <= i
 }
 
 // kept reports whether --keep names a path.
