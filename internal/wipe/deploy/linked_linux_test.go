@@ -109,3 +109,40 @@ func TestLinksToATreeAndIntoIt(t *testing.T) {
 		}
 	})
 }
+
+// TestALinkToWholeWorkspaces or homes from a place of secrets makes no secrets of all that is in them.
+func TestALinkToWholeWorkspaces(t *testing.T) {
+	t.Parallel()
+	onFar(t, func(t *testing.T, _ deploy.Kind, c overlay.Config) {
+		m := newMachine(t, c)
+		m.plant(`mkdir -p /root/.aws /workspace/aws /mnt/homes/user /workspace/work; echo user:x:1000:1000::/mnt/homes/user:/bin/sh >>/etc/passwd
+			for d in /workspace/work /mnt/homes/user; do echo mine >$d/f; done; echo $C >/workspace/aws/key
+			ln -s /workspace /root/.aws.1; ln -s /mnt/homes/user /root/.aws.2; ln -s /mnt/homes /root/.aws.3; ln -s /workspace/aws /root/.aws.4`)
+		req := m.secretsOnly()
+		req.Rules[0].Glob = "/root/.aws.*"
+		plan := m.plan(m.login(), req)
+		_, res := m.run(m.login(), req)
+		if out := m.Sh("cat /workspace/work/f /mnt/homes/user/f 2>&1 || :"); out != "mine\nmine\n" {
+			t.Errorf("they hold %q", out)
+		}
+		want := []string{"/root/.aws.1", "/root/.aws.2", "/root/.aws.3"}
+		for what, items := range map[string][]protocol.Item{"plan": plan.Items, "result": res.Items} {
+			told := withCode(items, protocol.Link)
+			slices.Sort(told)
+			if !slices.Equal(told, want) {
+				t.Errorf("the %s tells of %q", what, told)
+			}
+		}
+		var secrets []string
+		for _, s := range res.Secrets {
+			secrets = append(secrets, s.Path)
+		}
+		slices.Sort(secrets)
+		if !slices.Equal(secrets, []string{"/mnt/homes", "/mnt/homes/user", "/workspace", "/workspace/aws/key"}) {
+			t.Errorf("secrets: %q", secrets)
+		}
+		if left := m.found(); len(left) > 0 || res.Remains() > 0 || plan.Total.Files != 1 {
+			t.Errorf("left: %q, %+v; planned: %+v", left, res.Items, plan.Total)
+		}
+	})
+}

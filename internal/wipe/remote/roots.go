@@ -5,6 +5,7 @@ package remote
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -147,14 +148,22 @@ func (f *far) addMatch(i int, r protocol.Rule, match string) {
 	case unix.S_IFREG:
 		f.addRoot(root{rule: i, path: target})
 	case unix.S_IFDIR:
-		if r.Tree && !slices.Contains(system, target) && f.mounts.of(target).class != pseudo {
+		if r.Tree && !slices.Contains(system, target) && !(r.Secret && f.holdsMore(target)) && f.mounts.of(target).class != pseudo {
 			f.addRoot(root{rule: i, path: target, tree: true})
 			return
 		}
 		if r.Login == (f.req.Op == protocol.OpFinish) || f.req.Op == protocol.OpPlan {
 			f.notes.item(item(protocol.Link, r.Group, at, nil))
+			f.secretLeft(root{rule: i, path: target})
 		}
 	}
+}
+
+// holdsMore reports whether a directory holds more than the secrets that a link to it is named for: all work, or the home of a user.
+func (f *far) holdsMore(dir string) bool {
+	return slices.ContainsFunc(append(slices.Collect(maps.Keys(f.homes)), "/workspace", "/data"), func(whole string) bool {
+		return below(whole, dir)
+	})
 }
 
 // addWay adds the links that lead to what a login needs, as where .ssh is one: they go when that goes.

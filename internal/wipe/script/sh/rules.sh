@@ -113,10 +113,18 @@ match_link() {
     elif [ -d "$leads" ]; then
         mount_of "$leads"
         if [ "$tree" = yes ] && [ $class != pseudo ]; then
-            case //$system in *"//$leads//"*) ;; *) root "$leads"; return ;; esac
+            case //$system in *"//$leads//"*) ;; *) holds_more "$leads" || { root "$leads"; return; } ;; esac
         fi
         tell link "$group" "$1"
+        secret_left "$leads"
     fi
+}
+
+# holds_more DIRECTORY: whether it holds more than the secrets that a link to it is named for: all work, or the home of a user.
+holds_more() {
+    case $flags in *s*) ;; *) return 1 ;; esac
+    case "//$homes/workspace///data//" in *"//$1/"*) return 0 ;; esac
+    return 1
 }
 
 # way LINK: takes a link that leads to what a login needs, as where .ssh is one. It goes when that is gone.
