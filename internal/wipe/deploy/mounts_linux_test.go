@@ -164,3 +164,25 @@ func TestSingleFilesOfTheMachine(t *testing.T) {
 		})
 	}
 }
+
+// TestAVolumeThatIsMountedTwice shows each file at two places, of which both may be wiped.
+func TestAVolumeThatIsMountedTwice(t *testing.T) {
+	t.Parallel()
+	for kind, c := range far {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			dir := outside(t, "")
+			c.Volumes = map[string]string{"/data/one": dir, "/data/two": dir}
+			m := newMachine(t, c)
+			m.plant("for n in 1 2 3 4 5 6; do yes $C | head -c 9000000 >/data/one/$n; done")
+			req := m.everything()
+			req.Volumes = []string{"/data/one", "/data/two"}
+			req.Rules = slices.Insert(req.Rules, 2,
+				protocol.Rule{Group: 1, Glob: "/data/one", Tree: true}, protocol.Rule{Group: 1, Glob: "/data/two", Tree: true})
+			_, res := m.run(m.login(), req)
+			if left, err := os.ReadDir(dir); err != nil || len(left) > 0 || res.Remains() > 0 || res.Groups[1].Files != 7 {
+				t.Errorf("left: %v, %v; %+v", left, err, res)
+			}
+		})
+	}
+}

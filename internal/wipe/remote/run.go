@@ -39,6 +39,7 @@ type run struct {
 	mu     sync.Mutex // protects the following
 	phase  protocol.Phase
 	linked map[id]bool     // overwritten or in work, and there under several names
+	busy   map[id]bool     // in work, and there under one name
 	failed map[string]bool // names that are told already
 	total  protocol.Tally
 }
@@ -48,7 +49,7 @@ func newRun(f *far, j *journal) (*run, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &run{far: f, journal: j, stream: s, linked: make(map[id]bool), failed: make(map[string]bool),
+	return &run{far: f, journal: j, stream: s, linked: make(map[id]bool), busy: make(map[id]bool), failed: make(map[string]bool),
 		programs: make(map[id]*program), told: make(map[int]bool)}, nil
 }
 
@@ -422,12 +423,11 @@ func (r *run) handle(ctx context.Context, w *worker, t target) {
 		return
 	}
 	file := idOf(&t.st)
-	r.mu.Lock()
-	known := r.linked[file]
-	if t.st.Nlink > 1 {
-		r.linked[file] = true
+	known, free := r.begin(file, t.st.Nlink > 1)
+	if !free {
+		return
 	}
-	r.mu.Unlock()
+	defer r.done(file)
 	defer r.forgetLinked(fd, file)
 	if known {
 		r.removeFurther(t)
@@ -448,6 +448,30 @@ func (r *run) handle(ctx context.Context, w *worker, t target) {
 	if err := removeName(t.dir, t.name, 0); err != nil {
 		r.fail(t, err)
 	}
+}
+
+// begin takes a file into work. known says that its content is overwritten, or is being. One of a single name that is in work is not
+// free: it is met twice where its file system is mounted twice, and what two write over each other neither reads back.
+func (r *run) begin(file id, several bool) (known, free bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	known = r.linked[file]
+	switch {
+	case several:
+		r.linked[file] = true
+	case r.busy[file]:
+		return known, false
+	default:
+		r.busy[file] = true
+	}
+	return known, true
+}
+
+// done ends the work on a file.
+func (r *run) done(file id) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.busy, file)
 }
 
 // secret writes down a place of secrets that is not empty, if that is what the rule is for.
