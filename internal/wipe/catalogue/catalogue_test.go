@@ -58,7 +58,8 @@ func TestPlacesAreWhereUsersWrite(t *testing.T) {
 func TestLoginIsApart(t *testing.T) {
 	homes := []string{"/root", "/home/user"}
 	keys := []string{"/root/.ssh/authorized_keys", "/home/user/.ssh/authorized_keys2", "/home_ssh/root/.ssh/authorized_keys",
-		"/etc/ssh/ssh_host_ed25519_key", "/etc/ssh/ssh_host_rsa_key.pub", "/etc/shadow"}
+		"/etc/ssh/ssh_host_ed25519_key", "/etc/ssh/ssh_host_rsa_key.pub", "/etc/shadow",
+		"/etc/ssh/authorized_keys/root", "/etc/ssh/authorized_keys.d/user"}
 	samples := Samples(homes, nil)
 	for _, s := range samples {
 		if s.Entry.Kind == Login {

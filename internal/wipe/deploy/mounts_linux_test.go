@@ -120,3 +120,69 @@ func TestVolumesWithoutAName(t *testing.T) {
 		})
 	}
 }
+
+// TestSingleFilesOfTheMachine are mounted like volumes, and told like them.
+func TestSingleFilesOfTheMachine(t *testing.T) {
+	t.Parallel()
+	for kind, c := range far {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t, c)
+			m.plant(`mkdir /root/.aws; mkdir -p /scratch/of-the-machine; mount -t tmpfs -o size=1m none /scratch/of-the-machine
+				for at in /root/.netrc /root/.aws/credentials /workspace/kept /workspace/file /srv/changed /etc/hostname /etc/ssh/ssh_host_x; do
+					f=/scratch/of-the-machine/${at##*/}; echo mine >$f; : >>$at; mount --bind $f $at
+				done
+				umount -l /scratch/of-the-machine; rmdir /scratch/of-the-machine; echo $C >/workspace/x; echo $C >/root/.aws/config`)
+			client, req := m.login(), m.everything()
+			req.Keep = []string{"/workspace/kept"}
+			req.Rules = slices.Insert(req.Rules, 2, protocol.Rule{Group: 1, Glob: "/etc/hostname", Secret: true})
+			plan := m.plan(client, req)
+			_, res := m.run(client, req)
+			mine := []string{"/root/.aws/credentials", "/root/.netrc", "/workspace/file"}
+			login := append([]string{"/etc/ssh/ssh_host_x"}, mine...)
+			for what, items := range map[string][]protocol.Item{"plan": plan.Items, "result": res.Items} {
+				told := withCode(items, protocol.Volume)
+				slices.Sort(told)
+				if !slices.Equal(told, login) {
+					t.Errorf("the %s tells of %q, want %q", what, told, login)
+				}
+			}
+			var secrets []string
+			for _, s := range res.Secrets {
+				secrets = append(secrets, s.Path)
+			}
+			slices.Sort(secrets)
+			if !slices.Equal(secrets, []string{"/root/.aws/config", "/root/.aws/credentials", "/root/.netrc"}) {
+				t.Errorf("secrets: %q", secrets)
+			}
+			if out := m.Sh("cat /root/.netrc /root/.aws/credentials /workspace/* /srv/changed /etc/hostname /etc/ssh/ssh_host_x | uniq -c"); out != "      7 mine\n" {
+				t.Errorf("they hold\n%s", out)
+			}
+			if left := m.found(); len(left) > 0 || res.Remains() > 0 {
+				t.Errorf("left: %q, %+v", left, res.Items)
+			}
+		})
+	}
+}
+
+// TestAVolumeThatIsMountedTwice shows each file at two places, of which both may be wiped.
+func TestAVolumeThatIsMountedTwice(t *testing.T) {
+	t.Parallel()
+	for kind, c := range far {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			dir := outside(t, "")
+			c.Volumes = map[string]string{"/data/one": dir, "/data/two": dir}
+			m := newMachine(t, c)
+			m.plant("for n in 1 2 3 4 5 6; do yes $C | head -c 9000000 >/data/one/$n; done")
+			req := m.everything()
+			req.Volumes = []string{"/data/one", "/data/two"}
+			req.Rules = slices.Insert(req.Rules, 2,
+				protocol.Rule{Group: 1, Glob: "/data/one", Tree: true}, protocol.Rule{Group: 1, Glob: "/data/two", Tree: true})
+			_, res := m.run(m.login(), req)
+			if left, err := os.ReadDir(dir); err != nil || len(left) > 0 || res.Remains() > 0 || res.Groups[1].Files != 7 {
+				t.Errorf("left: %v, %v; %+v", left, err, res)
+			}
+		})
+	}
+}

@@ -123,6 +123,11 @@ func (d *dir) list(fn func(name string) error) error {
 	}
 	f := os.NewFile(uintptr(fd), d.path)
 	defer f.Close()
+	return eachName(f, fn)
+}
+
+// eachName calls fn for every name in a directory, which may have millions, and is not read whole first.
+func eachName(f *os.File, fn func(name string) error) error {
 	for {
 		chunk, err := f.Readdirnames(maxChunk)
 		for _, name := range chunk {
@@ -143,4 +148,30 @@ func (d *dir) list(fn func(name string) error) error {
 func (d *dir) empty() bool {
 	some := errors.New("some")
 	return d.list(func(string) error { return some }) == nil
+}
+
+// walkPath calls fn for name and everything below it, without following links, and for what of it cannot be looked at with the error.
+// It ends with the first error of fn.
+func walkPath(name string, fn func(at string, st *unix.Stat_t, err error) error) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(name, &st); err != nil {
+		return fn(name, nil, err)
+	}
+	if err := fn(name, &st, nil); err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return err
+	}
+	f, err := os.OpenFile(name, openDirFlags|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return fn(name, &st, err)
+	}
+	defer f.Close()
+	var stop error
+	err = eachName(f, func(child string) error {
+		stop = walkPath(path.Join(name, child), fn)
+		return stop
+	})
+	if err != nil && stop == nil {
+		return fn(name, &st, err)
+	}
+	return err
 }

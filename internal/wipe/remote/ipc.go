@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -106,7 +105,7 @@ func (f *far) ipcStays() error {
 	if sharesIPC() {
 		return errMachines
 	}
-	if slices.ContainsFunc(f.req.Rules, func(r protocol.Rule) bool { return r.Login }) {
+	if !f.staysInUse() {
 		return nil
 	}
 	if r, err := rolesNow(); err != nil || len(r.held) > 0 {

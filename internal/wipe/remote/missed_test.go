@@ -97,3 +97,23 @@ func TestWhatIsKeptAndCannotBeLookedAt(t *testing.T) {
 		t.Errorf("%v, %v", kept, err)
 	}
 }
+
+// TestADirectoryThatGoesWhileItIsRead is as one that was gone before.
+func TestADirectoryThatGoesWhileItIsRead(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "d")
+	if err := os.Mkdir(name, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	f := blind(protocol.OpPlan, protocol.Rule{Group: 2})
+	d, err := openDir(name, f.mounts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.release()
+	if err := os.Remove(name); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.walkDir(t.Context(), 0, d, 0, visitor{}); err != nil || len(f.notes.items) > 0 {
+		t.Errorf("%v, %+v", err, f.notes.items)
+	}
+}

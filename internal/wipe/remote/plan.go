@@ -118,6 +118,24 @@ func (f *far) useHeld(r roles) {
 	}
 }
 
+// staysInUse reports whether the machine is to be used further, since nothing takes its login away. What is held goes on then, and
+// nothing is done to what only that reaches.
+func (f *far) staysInUse() bool {
+	return !slices.ContainsFunc(f.req.Rules, func(r protocol.Rule) bool { return r.Login })
+}
+
+// giveBack lets what is held go on if the machine stays in use. A run that has left something, or was stopped, has no finish.
+func (f *far) giveBack() error {
+	if !f.req.Processes || !f.staysInUse() {
+		return nil
+	}
+	r, err := rolesNow()
+	for pid := range r.held {
+		unix.Kill(pid, unix.SIGCONT)
+	}
+	return err
+}
+
 // count adds up what a run would overwrite, without notes.
 func (f *far) count(ctx context.Context) (protocol.Tally, error) {
 	g := *f
@@ -194,7 +212,12 @@ func (f *far) planProcesses(p *protocol.Plan) error {
 				p.Deleted.Add(min(st.Size, st.Blocks*512))
 			}
 		}
-		all := eachDeleted(pid, func(_, _ string, st *unix.Stat_t) { add(st) })
+		stays := r.held[pid] && f.staysInUse()
+		all := eachDeleted(pid, func(_, _ string, st *unix.Stat_t) {
+			if !stays {
+				add(st)
+			}
+		})
 		prog, known := f.program(pid)
 		if prog != nil {
 			if r.held[pid] {

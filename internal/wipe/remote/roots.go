@@ -5,6 +5,7 @@ package remote
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -64,51 +65,52 @@ func (f *far) expand() {
 }
 
 // matches returns what a pattern matches now, as filepath.Glob does, and unlike that tells of directories that cannot be read.
-func (f *far) matches(r protocol.Rule) []string {
-	found := []string{"/"}
-	for part := range strings.SplitSeq(strings.TrimPrefix(r.Glob, "/"), "/") {
-		var next []string
-		for _, dir := range found {
-			names, err := namesLike(dir, part)
-			if err != nil {
-				f.missed(r, dir, err)
-			}
-			for _, name := range names {
-				next = append(next, path.Join(dir, name))
-			}
-		}
-		found = next
-	}
+func (f *far) matches(r protocol.Rule) (found []string) {
+	f.eachMatch(r, "/", strings.Split(strings.TrimPrefix(r.Glob, "/"), "/"), func(at string) { found = append(found, at) })
+	slices.Sort(found)
 	return found
+}
+
+// eachMatch calls fn for what matches the components of a pattern below dir. A component may match very many names of which the next
+// takes few: so they are not put together.
+func (f *far) eachMatch(r protocol.Rule, dir string, parts []string, fn func(at string)) {
+	if len(parts) == 0 {
+		fn(dir)
+		return
+	}
+	err := eachLike(dir, parts[0], func(name string) { f.eachMatch(r, path.Join(dir, name), parts[1:], fn) })
+	if err != nil {
+		f.missed(r, dir, err)
+	}
 }
 
 // maxName is NAME_MAX. A longer name is none.
 const maxName = 255
 
-// namesLike returns the names in a directory that match one component of a pattern, sorted.
-func namesLike(dir, part string) ([]string, error) {
+// eachLike calls fn for the names in a directory that match one component of a pattern.
+func eachLike(dir, part string, fn func(name string)) error {
 	if !strings.ContainsAny(part, `*?[\`) {
-		if len(part) > maxName {
-			return nil, nil
-		}
 		var st unix.Stat_t
-		if err := unix.Lstat(path.Join(dir, part), &st); err != nil {
-			return nil, err
+		if len(part) > maxName {
+			return nil
 		}
-		return []string{part}, nil
+		if err := unix.Lstat(path.Join(dir, part), &st); err != nil {
+			return err
+		}
+		fn(part)
+		return nil
 	}
 	file, err := os.OpenFile(dir, unix.O_DIRECTORY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer file.Close()
-	all, err := file.Readdirnames(-1)
-	names := slices.DeleteFunc(all, func(name string) bool {
-		match, err := path.Match(part, name)
-		return err != nil || !match
+	return eachName(file, func(name string) error {
+		if match, err := path.Match(part, name); err == nil && match {
+			fn(name)
+		}
+		return nil
 	})
-	slices.Sort(names)
-	return names, err
 }
 
 func (f *far) addMatch(i int, r protocol.Rule, match string) {
@@ -146,14 +148,22 @@ func (f *far) addMatch(i int, r protocol.Rule, match string) {
 	case unix.S_IFREG:
 		f.addRoot(root{rule: i, path: target})
 	case unix.S_IFDIR:
-		if r.Tree && !slices.Contains(system, target) && f.mounts.of(target).class != pseudo {
+		if r.Tree && !slices.Contains(system, target) && !(r.Secret && f.holdsMore(target)) && f.mounts.of(target).class != pseudo {
 			f.addRoot(root{rule: i, path: target, tree: true})
 			return
 		}
 		if r.Login == (f.req.Op == protocol.OpFinish) || f.req.Op == protocol.OpPlan {
 			f.notes.item(item(protocol.Link, r.Group, at, nil))
+			f.secretLeft(root{rule: i, path: target})
 		}
 	}
+}
+
+// holdsMore reports whether a directory holds more than the secrets that a link to it is named for: all work, or the home of a user.
+func (f *far) holdsMore(dir string) bool {
+	return slices.ContainsFunc(append(slices.Collect(maps.Keys(f.homes)), "/workspace", "/data"), func(whole string) bool {
+		return below(whole, dir)
+	})
 }
 
 // addWay adds the links that lead to what a login needs, as where .ssh is one: they go when that goes.
@@ -191,10 +201,11 @@ func (f *far) ownedBefore(r root) bool {
 	})
 }
 
-// foreign reports whether a path that rule i meets in a walk is of an earlier rule.
+// foreign reports whether a path that rule i meets in a walk is of an earlier rule, or a root of its own of this one, as where two
+// links lead to a tree and into it.
 func (f *far) foreign(i int, name string) bool {
 	owner, ok := f.owner[name]
-	return ok && owner < i
+	return ok && owner <= i
 }
 
 // kept reports whether --keep names a path.
@@ -236,13 +247,9 @@ func keepPaths(list []string) []string {
 func (f *far) keptInodes() (map[id]bool, error) {
 	kept := make(map[id]bool)
 	for _, name := range f.keep {
-		err := filepath.WalkDir(name, func(at string, _ osDirEntry, err error) error {
-			var st unix.Stat_t
-			if err == nil {
-				err = unix.Lstat(at, &st)
-			}
+		err := walkPath(name, func(at string, st *unix.Stat_t, err error) error {
 			if err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && (st.Nlink > 1 || at == name) {
-				kept[idOf(&st)] = true
+				kept[idOf(st)] = true
 			}
 			if err != nil && isGone(err) {
 				return nil

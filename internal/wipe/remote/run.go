@@ -39,6 +39,7 @@ type run struct {
 	mu     sync.Mutex // protects the following
 	phase  protocol.Phase
 	linked map[id]bool     // overwritten or in work, and there under several names
+	busy   map[id]bool     // in work, and there under one name
 	failed map[string]bool // names that are told already
 	total  protocol.Tally
 }
@@ -48,7 +49,7 @@ func newRun(f *far, j *journal) (*run, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &run{far: f, journal: j, stream: s, linked: make(map[id]bool), failed: make(map[string]bool),
+	return &run{far: f, journal: j, stream: s, linked: make(map[id]bool), busy: make(map[id]bool), failed: make(map[string]bool),
 		programs: make(map[id]*program), told: make(map[int]bool)}, nil
 }
 
@@ -93,7 +94,9 @@ func (r *run) sweep(ctx context.Context) error {
 			if err := r.end(ctx); err != nil {
 				return err
 			}
-			r.deletedOf(1, r.note) // its files may have been removed under it, and it writes on
+			if !r.staysInUse() {
+				r.deletedOf(1, r.note) // its files may have been removed under it, and it writes on
+			}
 		}
 		r.expand()
 		n, err := r.pass(ctx, false)
@@ -186,7 +189,12 @@ func (r *run) inspect(p protocol.Process) {
 	if p.Held {
 		note = r.note
 	}
-	seen := r.deletedOf(p.PID, note)
+	var seen bool
+	if p.Held && r.staysInUse() { // it goes on with its files, of which usedDeleted tells
+		seen = eachDeleted(p.PID, func(_, _ string, _ *unix.Stat_t) {})
+	} else {
+		seen = r.deletedOf(p.PID, note)
+	}
 	if !r.keepProgram(p) || !seen || r.hidden(p.PID) {
 		note(unseen(p.PID))
 	}
@@ -244,29 +252,37 @@ func eachDeleted(pid int, fn func(link, name string, st *unix.Stat_t)) bool {
 	})
 }
 
-// usedDeleted tells of the files without a name that the processes which go on read or run. They stay for as long as these do.
+// usedDeleted tells of the files without a name that the processes which go on read or run, and of all those that are held by what
+// the machine stays in use for. They stay for as long as these processes do.
 func (f *far) usedDeleted(note func(protocol.Item)) error {
 	r, err := rolesNow()
 	if err != nil {
 		return err
 	}
 	told := make(map[id]bool)
-	tell := func(name string, st *unix.Stat_t) {
+	tell := func(name string, st *unix.Stat_t, all bool) {
 		class := f.mounts.of(name).class
 		meant := class == memory || f.onDisk(name) && (class != layer || !changedAt(st).Before(f.since))
-		if meant && f.used[idOf(st)] && !told[idOf(st)] && !strings.HasPrefix(name, "/memfd:") {
+		if meant && (all || f.used[idOf(st)]) && !told[idOf(st)] && !strings.HasPrefix(name, "/memfd:") {
 			told[idOf(st)] = true
 			note(item(protocol.InUse, 0, name, nil))
 		}
 	}
-	for pid := range r.spared {
-		if pid == os.Getpid() {
-			continue
-		}
-		eachDeleted(pid, func(_, name string, st *unix.Stat_t) { tell(name, st) })
+	look := func(pid int, all bool) {
+		eachDeleted(pid, func(_, name string, st *unix.Stat_t) { tell(name, st, all) })
 		if p, _ := f.program(pid); p != nil {
-			tell(p.name, &p.st)
+			tell(p.name, &p.st, all)
 			p.file.Close()
+		}
+	}
+	for pid := range r.spared {
+		if pid != os.Getpid() {
+			look(pid, pid == 1 && f.staysInUse())
+		}
+	}
+	if f.staysInUse() {
+		for pid := range r.held {
+			look(pid, true)
 		}
 	}
 	return nil
@@ -407,12 +423,11 @@ func (r *run) handle(ctx context.Context, w *worker, t target) {
 		return
 	}
 	file := idOf(&t.st)
-	r.mu.Lock()
-	known := r.linked[file]
-	if t.st.Nlink > 1 {
-		r.linked[file] = true
+	known, free := r.begin(file, t.st.Nlink > 1)
+	if !free {
+		return
 	}
-	r.mu.Unlock()
+	defer r.done(file)
 	defer r.forgetLinked(fd, file)
 	if known {
 		r.removeFurther(t)
@@ -433,6 +448,30 @@ func (r *run) handle(ctx context.Context, w *worker, t target) {
 	if err := removeName(t.dir, t.name, 0); err != nil {
 		r.fail(t, err)
 	}
+}
+
+// begin takes a file into work. known says that its content is overwritten, or is being. One of a single name that is in work is not
+// free: it is met twice where its file system is mounted twice, and what two write over each other neither reads back.
+func (r *run) begin(file id, several bool) (known, free bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	known = r.linked[file]
+	switch {
+	case several:
+		r.linked[file] = true
+	case r.busy[file]:
+		return known, false
+	default:
+		r.busy[file] = true
+	}
+	return known, true
+}
+
+// done ends the work on a file.
+func (r *run) done(file id) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.busy, file)
 }
 
 // secret writes down a place of secrets that is not empty, if that is what the rule is for.

@@ -168,7 +168,7 @@ func (c *conversation) run(ctx context.Context, f *far) error {
 		return err
 	}
 	stop := c.report(r)
-	err = r.everything(ctx)
+	err = errors.Join(r.everything(ctx), f.giveBack())
 	stop()
 	result := j.result()
 	switch {
@@ -199,16 +199,16 @@ func (c *conversation) run(ctx context.Context, f *far) error {
 		result.Items = append(result.Items, item(protocol.Failed, 0, c.req.Dir, err))
 		result.Counts[protocol.Failed]++
 	}
-	return c.last(protocol.Message{Result: &result})
+	return c.last(f, protocol.Message{Result: &result})
 }
 
 // partTimeout bounds the wait for a peer that has got the last word, and is to close its side.
 const partTimeout = 10 * time.Second
 
 // last sends the last word of a finish. When it has arrived, the processes that are held are killed, with which the container
-// may end. Where the login stays, the machine is to be used further, and they go on.
-func (c *conversation) last(m protocol.Message) error {
-	if !c.req.Processes {
+// may end. On a machine that stays in use they go on by now.
+func (c *conversation) last(f *far, m protocol.Message) error {
+	if !c.req.Processes || f.staysInUse() {
 		return c.w.Send(m)
 	}
 	r, err := rolesNow() // when the connection has ended, what it came through is not known any more
@@ -217,12 +217,8 @@ func (c *conversation) last(m protocol.Message) error {
 	case <-c.commands:
 	case <-time.After(partTimeout):
 	}
-	signal := unix.SIGCONT
-	if slices.ContainsFunc(c.req.Rules, func(r protocol.Rule) bool { return r.Login }) {
-		signal = unix.SIGKILL
-	}
 	for pid := range r.held {
-		unix.Kill(pid, signal)
+		unix.Kill(pid, unix.SIGKILL)
 	}
 	return err
 }

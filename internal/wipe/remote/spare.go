@@ -24,6 +24,9 @@ import (
 var loginFiles = []string{
 	"/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow", "/etc/nsswitch.conf", "/etc/pam.conf", "/etc/pam.d",
 	"/etc/authselect", // to where links of Red Hat's pam.d lead
+	// What SUSE and others bring themselves, where /etc has nothing of the name; see "FILES" in pam.conf(5).
+	"/usr/lib/pam.d", "/usr/lib/security", "/usr/etc/pam.d", "/usr/etc/security", "/usr/etc/nsswitch.conf", "/usr/etc/login.defs",
+	"/usr/etc/shells", "/usr/etc/ssh/sshd_config", "/usr/etc/ssh/sshd_config.d",
 	"/etc/security", "/etc/login.defs", "/etc/shells", "/etc/ssh/sshd_config", "/etc/ssh/sshd_config.d", "/etc/ssh/moduli",
 	"/etc/ssl/openssl.cnf", "/etc/crypto-policies", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d",
 	"/etc/ld-musl-x86_64.path", "/etc/ld-musl-aarch64.path", "/etc/hosts.allow", "/etc/hosts.deny", "/etc/localtime",
@@ -190,10 +193,9 @@ func needed(name string) bool {
 func (f *far) entranceFiles() map[id]string {
 	files := make(map[id]string)
 	for _, name := range slices.Concat(slices.Collect(maps.Keys(f.login)), loginFiles) {
-		filepath.WalkDir(name, func(at string, _ osDirEntry, err error) error {
-			var st unix.Stat_t
-			if err == nil && unix.Lstat(at, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Nlink > 1 {
-				files[idOf(&st)] = at
+		walkPath(name, func(at string, st *unix.Stat_t, err error) error {
+			if err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Nlink > 1 {
+				files[idOf(st)] = at
 			}
 			return nil
 		})

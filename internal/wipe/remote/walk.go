@@ -5,7 +5,6 @@ package remote
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -16,8 +15,6 @@ import (
 
 	"vast-ssh/internal/wipe/protocol"
 )
-
-type osDirEntry = fs.DirEntry
 
 // target is a name that a rule reaches. Its directory is held for whoever gets it.
 type target struct {
@@ -136,7 +133,7 @@ func (f *far) walkDir(ctx context.Context, i int, d *dir, depth int, v visitor) 
 		return f.walkName(ctx, i, d, name, true, depth, v)
 	})
 	if err != nil && ctx.Err() == nil {
-		f.notes.item(item(protocol.Failed, f.req.Rules[i].Group, d.path, err))
+		f.missed(f.req.Rules[i], d.path, err)
 		return nil
 	}
 	return err
@@ -253,7 +250,7 @@ func (f *far) judge(t target) (code protocol.Code, ok bool) {
 	r := f.req.Rules[t.rule]
 	mount := f.mounts.of(at)
 	switch {
-	case mount.class == pseudo, mount.class == bound:
+	case mount.class == pseudo:
 		return "", false
 	case r.Login != (f.req.Op == protocol.OpFinish) && f.req.Op != protocol.OpPlan:
 		return "", false
@@ -263,6 +260,8 @@ func (f *far) judge(t target) (code protocol.Code, ok bool) {
 		return protocol.Kept, true
 	case mount.class == volume && !f.mayWipe(mount.path):
 		return protocol.Volume, true
+	case mount.class == bound: // what a login needs of it every container of Docker's has
+		return protocol.Volume, !r.Changed && (r.Login || !needed(at))
 	}
 	changed := mount.class != layer || !changedAt(&t.st).Before(f.since)
 	switch t.kind() {

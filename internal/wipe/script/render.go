@@ -41,6 +41,8 @@ const end = "VAST_SSH_END_OF_TEXT"
 // that no link may make the root of a tree. They are those of the helper.
 const (
 	needed = "/etc/passwd /etc/group /etc/shadow /etc/gshadow /etc/nsswitch.conf /etc/pam.conf /etc/pam.d /etc/authselect /etc/security " +
+		"/usr/lib/pam.d /usr/lib/security /usr/etc/pam.d /usr/etc/security /usr/etc/nsswitch.conf /usr/etc/login.defs /usr/etc/shells " +
+		"/usr/etc/ssh/sshd_config /usr/etc/ssh/sshd_config.d " +
 		"/etc/login.defs /etc/shells /etc/ssh/sshd_config /etc/ssh/sshd_config.d /etc/ssh/moduli /etc/ssl/openssl.cnf /etc/crypto-policies " +
 		"/etc/ld.so.cache /etc/ld.so.conf /etc/ld.so.conf.d /etc/ld-musl-x86_64.path /etc/ld-musl-aarch64.path /etc/hosts.allow " +
 		"/etc/hosts.deny /etc/localtime /etc/resolv.conf /etc/hosts /etc/hostname /etc/mtab /.dockerenv /run/sshd /var/run/sshd"
@@ -84,7 +86,8 @@ func Render(req protocol.Request) ([]byte, error) {
 	// Before anything else.
 	fmt.Fprintf(&b, "label=%s\n", word(req.Label))
 	b.WriteString(`umask 077
-unset HISTFILE
+# Where the library is gone that LD_PRELOAD names, every program complains.
+unset HISTFILE LD_PRELOAD GREP_OPTIONS
 LC_ALL=C
 export LC_ALL
 newline='

@@ -40,7 +40,7 @@ ipc_stays() {
     ipc_why='of the machine, or of another container'
     ! shares_ipc || return 0
     ipc_why='a program that goes on may use it'
-    [ $logins = no ] && [ -n "$(on_hold)" ]
+    stays_in_use && [ -n "$(on_hold)" ]
 }
 
 # remove_ipc removes it: the kernel clears that memory before it gives it to anybody. What is still attached to a process that is

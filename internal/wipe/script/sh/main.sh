@@ -103,7 +103,7 @@ listen() {
         ) &
         ear=$!
     }
-    trap 'hush; say "R stopped"; exit 0' HUP INT TERM
+    trap 'hush; give_back; say "R stopped"; exit 0' HUP INT TERM
 }
 
 hush() { kill $heart ${ear:-$heart} 2>/dev/null; }
@@ -113,6 +113,7 @@ finished() {
     hush
     how=$1
     going || how=stopped
+    give_back
     rm -rf "$work"
     say "R $how"
     exit 0
@@ -208,7 +209,7 @@ plan() {
         done
         for p in $(on_hold); do
             say "P $p yes $(describe "$p")"
-            deleted "$p" count_deleted
+            if stays_in_use; then deleted "$p" :; else deleted "$p" count_deleted; fi
         done
         used_deleted
     fi
@@ -248,7 +249,7 @@ run() {
         rm -f "$work/met"
         [ "$processes" = no ] || {
             end_processes
-            deleted 1 over_deleted # its files may have been removed under it, and it writes on
+            stays_in_use || deleted 1 over_deleted # its files may have been removed under it, and it writes on
         }
         pass
         [ -e "$work/met" ] || finished done
@@ -281,13 +282,10 @@ finish() {
     look_at_processes # when the connection has ended, what it came through is not known any more
     onhold=$(on_hold)
     say "R finished"
-    [ "$processes" = no ] || [ -z "$onhold" ] || {
+    [ "$processes" = no ] || [ -z "$onhold" ] || stays_in_use || {
         parted
-        # Where the login stays, the machine is to be used further.
-        signal=CONT
-        [ $logins = no ] || signal=KILL
         # shellcheck disable=SC2086 # numbers
-        kill -$signal $onhold 2>/dev/null
+        kill -KILL $onhold 2>/dev/null
     }
     exit 0
 }

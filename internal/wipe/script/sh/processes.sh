@@ -213,11 +213,28 @@ deleted() {
     [ $seen = yes ] || [ "$holder" = 1 ] || of_process unseen "$(cat "/proc/$holder/comm" 2>/dev/null)" "process $holder"
 }
 
-# used_deleted tells of the files without a name that the processes which go on read or run. They stay for as long as these do.
+# stays_in_use: whether the machine is to be used further, since nothing takes its login away. What is held goes on then, and nothing
+# is done to what only that reaches.
+stays_in_use() { [ $logins = no ]; }
+
+# give_back lets what is held go on if the machine stays in use. A run that has left something, or was stopped, has no finish.
+give_back() {
+    [ "$processes" = yes ] && stays_in_use || return 0
+    look_at_processes
+    # shellcheck disable=SC2046 # numbers
+    kill -CONT $(on_hold) 2>/dev/null
+}
+
+# used_deleted tells of the files without a name that the processes which go on read or run, and of all those that are held by what
+# the machine stays in use for. They stay for as long as these processes do.
 used_deleted() {
     reached=' '
-    for holder in $spared; do
+    holders=$spared
+    ! stays_in_use || holders="$spared $(on_hold | tr '\n' ' ')"
+    for holder in $holders; do
         [ "$holder" != $$ ] || continue
+        whole=no
+        case " 1 $held " in *" $holder "*) ! stays_in_use || whole=yes ;; esac
         place_of "$holder"
         set +f
         set -- "$place/exe" "$place/fd"/*
@@ -234,7 +251,7 @@ used_deleted() {
             set -- $facts
             [ "$2" = 0 ] && fresh "$1" || continue
             case "$reached" in *" $3 "*) continue ;; esac
-            case " $used " in *" $3 "*) reached="$reached$3 " && item in-use 0 "$name" ;; esac
+            case "$whole: $used " in yes:* | *" $3 "*) reached="$reached$3 " && item in-use 0 "$name" ;; esac
         done
     done
 }
@@ -319,7 +336,8 @@ end_processes() {
         done
         [ -n "$stopped$halted" ] || break
         for p in $stopped $halted; do eval "about_$p='$(describe "$p")'"; done
-        for p in $stopped $halted; do deleted "$p" over_deleted; done
+        for p in $stopped; do deleted "$p" over_deleted; done
+        for p in $halted; do if stays_in_use; then deleted "$p" :; else deleted "$p" over_deleted; fi; done
         for p in $halted; do eval "keep \"P $p yes \$about_$p\""; done
         for p in $stopped; do kill -KILL "$p" 2>/dev/null; done
         settle

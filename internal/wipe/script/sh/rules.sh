@@ -113,10 +113,18 @@ match_link() {
     elif [ -d "$leads" ]; then
         mount_of "$leads"
         if [ "$tree" = yes ] && [ $class != pseudo ]; then
-            case //$system in *"//$leads//"*) ;; *) root "$leads"; return ;; esac
+            case //$system in *"//$leads//"*) ;; *) holds_more "$leads" || { root "$leads"; return; } ;; esac
         fi
         tell link "$group" "$1"
+        secret_left "$leads"
     fi
+}
+
+# holds_more DIRECTORY: whether it holds more than the secrets that a link to it is named for: all work, or the home of a user.
+holds_more() {
+    case $flags in *s*) ;; *) return 1 ;; esac
+    case "//$homes/workspace///data//" in *"//$1/"*) return 0 ;; esac
+    return 1
 }
 
 # way LINK: takes a link that leads to what a login needs, as where .ssh is one. It goes when that is gone.
@@ -153,7 +161,7 @@ entrance() { find "$1" -type f -links +1 -exec stat -c %d:%i {} + 2>/dev/null >>
 walk() {
     mount_of "$1"
     case $class in
-        pseudo | bound) return 0 ;;
+        pseudo) return 0 ;;
         volume) allowed "$point" || { tell volume "$group" "$1"; secret_left "$1"; return 0; } ;;
     esac
     if [ "$class:$frozen:$point" = "memory:yes:$1" ]; then
@@ -165,7 +173,9 @@ walk() {
         secret_left "$1"
         return 0
     fi
-    if [ -L "$1" ]; then
+    if [ $class = bound ]; then
+        bound "$1"
+    elif [ -L "$1" ]; then
         on_mount each link "$1"
     elif [ -d "$1" ] || [ "$class:$point" = "volume:$1" ]; then
         [ "$point" != "$1" ] || entered="$entered$1//"
@@ -176,6 +186,13 @@ walk() {
     else
         on_mount each special "$1"
     fi
+}
+
+# bound FILE: tells of one that is the machine's. What a login needs of such ones every container of Docker's has.
+bound() {
+    ! login "$1" || return 0
+    tell volume "$group" "$1"
+    secret_left "$1"
 }
 
 # secret_left PLACE: names a place of secrets that nobody goes into: they are to be rotated all the same.
@@ -204,6 +221,7 @@ mounts_below() {
             memory:no) enter_mount "$name" ;;
             volume:*) if allowed "$name"; then enter_mount "$name"; else refuse_mount "$name"; fi ;;
             memory:*) refuse_mount "$name" ;;
+            bound:*) bound "$name" ;;
             *) closed="$closed$name//" ;;
         esac
     done
