@@ -306,6 +306,29 @@ func TestWipeOfWhatIsNotTheInstance(t *testing.T) {
 	check("one that does not run", 7, "does not run", "box")
 }
 
+// TestWipeOfAnInstanceThatSomebodyElseDestroys while its files are overwritten. It costs no money any more.
+func TestWipeOfAnInstanceThatSomebodyElseDestroys(t *testing.T) {
+	t.Parallel()
+	r := newRented(t, sim.Options{}, overlay.Config{})
+	hold := r.machine.Hold("/workspace/x")
+	go func() {
+		hold.Await()
+		r.Account.Remove(r.in.ID)
+		r.machine.Stop()
+	}()
+	got := r.Run("vast-ssh", "wipe", "box", "--yes")
+	if got.Code != 6 || strings.Contains(got.Stderr, "money") || strings.Contains(got.Stdout, "data: clean") ||
+		!strings.Contains(got.Stderr, "was destroyed by somebody else before it was clean") || !strings.Contains(got.Stdout, "instance: gone\n") {
+		t.Errorf("exit %d\n%s%s", got.Code, got.Stdout, got.Stderr)
+	}
+	if rep := r.report(); rep["destroyed"] != "gone" || rep["data"] != "incomplete" || r.Account.Count(sim.DestroyEndpoint) != 0 {
+		t.Errorf("%v, asked to be destroyed %d times", rep, r.Account.Count(sim.DestroyEndpoint))
+	}
+	if pins := r.Must("vast-ssh", "pins"); strings.Contains(pins, fmt.Sprint(r.in.ID)) {
+		t.Errorf("the pin is still there:\n%s", pins)
+	}
+}
+
 // TestWipeWithAnAPIThatFails must end without a word of "gone", and a second run must finish it.
 func TestWipeWithAnAPIThatFails(t *testing.T) {
 	t.Parallel()

@@ -363,6 +363,11 @@ func endWipe(ctx context.Context, env *Env, api *vast.Client, order wipeOrder, w
 	case r.Data == wipe.Stopped:
 		return incomplete(retry, "the wipe of instance %d was stopped: what is left is still there, and the instance runs and costs money", r.Instance)
 	case policy == wipe.Never && r.Data == wipe.Clean:
+	case policy != wipe.Always && r.Data != wipe.Clean && destroy.Gone(ctx, destruction(env, api, r.Instance)) == nil:
+		if err := destroyed(env, w, r, nil); err != nil {
+			return err
+		}
+		return incomplete("", "instance %d was destroyed by somebody else before it was clean: %s", r.Instance, r.Problem)
 	case policy != wipe.Always && r.Data != wipe.Clean:
 		return incomplete(retry+"   (or destroy it as it is: --destroy always)",
 			"instance %d is not clean (%s), and was not destroyed: it costs money", r.Instance, r.Problem)
@@ -392,10 +397,16 @@ func endWipe(ctx context.Context, env *Env, api *vast.Client, order wipeOrder, w
 
 // destroyInstance destroys an instance and, when it is gone, what this computer knows of it.
 func destroyInstance(ctx context.Context, env *Env, api *vast.Client, w *wipe.Wipe, r *wipe.Report) error {
-	err := destroy.Run(ctx, destroy.Config{
-		API: api, ID: r.Instance,
-		Progress: func(step string) { fmt.Fprintln(env.Stderr, term.Safe(step)) },
-	})
+	return destroyed(env, w, r, destroy.Run(ctx, destruction(env, api, r.Instance)))
+}
+
+func destruction(env *Env, api *vast.Client, id uint64) destroy.Config {
+	return destroy.Config{API: api, ID: id, Progress: func(step string) { fmt.Fprintln(env.Stderr, term.Safe(step)) }}
+}
+
+// destroyed keeps in the report what became of a destruction, of which err is the error, and takes away what is here of an
+// instance that is gone.
+func destroyed(env *Env, w *wipe.Wipe, r *wipe.Report, err error) error {
 	r.Destroyed, r.DestroyProblem = wipe.DestroyGone, ""
 	var unknown *destroy.UnknownError
 	switch {

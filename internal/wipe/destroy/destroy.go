@@ -80,6 +80,30 @@ func (e *RefusedError) Hint() string {
 
 // Run destroys the instance and returns nil when it is confirmed to be gone. Its errors are *UnknownError and *RefusedError.
 func Run(ctx context.Context, cfg Config) error {
+	d := newDestruction(cfg)
+	if err := d.send(ctx); err != nil {
+		return err
+	}
+	return d.confirm(ctx)
+}
+
+// Gone returns nil when an instance is confirmed to be gone that somebody else may have destroyed. It asks for nothing to be
+// destroyed, and does not wait for an instance that is there. Its error is an *UnknownError.
+func Gone(ctx context.Context, cfg Config) error {
+	d := newDestruction(cfg)
+	there, err := d.byID(ctx)
+	switch {
+	case err != nil:
+		d.last = err.Error()
+		return d.unknown()
+	case there:
+		d.last = stillListed
+		return d.unknown()
+	}
+	return d.confirm(ctx)
+}
+
+func newDestruction(cfg Config) *destruction {
 	if cfg.Progress == nil {
 		cfg.Progress = func(string) {}
 	}
@@ -92,11 +116,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if cfg.Sleep == nil {
 		cfg.Sleep = sleep
 	}
-	d := &destruction{Config: cfg}
-	if err := d.send(ctx); err != nil {
-		return err
-	}
-	return d.confirm(ctx)
+	return &destruction{Config: cfg}
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -218,3 +218,28 @@ func TestLooksAreApart(t *testing.T) {
 		t.Error("it was not looked for in both ways")
 	}
 }
+
+// TestGoneAsksForNothing of an instance that somebody else may have destroyed.
+func TestGoneAsksForNothing(t *testing.T) {
+	gone := func(w *world) error {
+		return destroy.Gone(t.Context(), destroy.Config{
+			API: w.api, ID: w.id, Sleep: func(ctx context.Context, _ time.Duration) error { return ctx.Err() },
+		})
+	}
+	w := newWorld(t, sim.Options{})
+	var unknown *destroy.UnknownError
+	if err := gone(w); !errors.As(err, &unknown) || unknown.Sent {
+		t.Errorf("one that is there: %v", err)
+	}
+	w.account.Remove(w.id)
+	if err := gone(w); err != nil {
+		t.Errorf("one that is not there: %v", err)
+	}
+	w.account.Fault(sim.Fault{Endpoint: sim.ListEndpoint, Status: 503, Times: -1})
+	if err := gone(w); !errors.As(err, &unknown) || unknown.Sent {
+		t.Errorf("one of which the list says nothing: %v", err)
+	}
+	if w.sent() != 0 {
+		t.Errorf("it was asked to be destroyed %d times", w.sent())
+	}
+}
