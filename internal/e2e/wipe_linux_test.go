@@ -243,6 +243,33 @@ func TestWipeStoppedAtTheTerminal(t *testing.T) {
 	}
 }
 
+// TestWipeWhoseOutputNobodyReads any more, as that of "wipe 2>&1 | tee" at a Ctrl-C, comes to an end of its own.
+func TestWipeWhoseOutputNobodyReads(t *testing.T) {
+	t.Parallel()
+	r := newRented(t, sim.Options{}, overlay.Config{})
+	hold := r.machine.Hold("/workspace/x")
+	ctx, cancel := context.WithTimeout(context.Background(), runTimeout)
+	defer cancel()
+	cmd := r.Command(ctx, nil, "vast-ssh", "wipe", "box", "--yes")
+	near, far, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stdout, cmd.Stderr = far, far
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	far.Close()
+	hold.Await()
+	near.Close()
+	cmd.Process.Signal(os.Interrupt)
+	hold.Release()
+	cmd.Wait()
+	if rep := r.report(); cmd.ProcessState.ExitCode() != 6 || rep["problem"] != "it was interrupted" || !r.lives() {
+		t.Errorf("%v, lives: %v, %v", cmd.ProcessState, r.lives(), rep)
+	}
+}
+
 func TestWipeAsks(t *testing.T) {
 	t.Parallel()
 	r := newRented(t, sim.Options{}, overlay.Config{})

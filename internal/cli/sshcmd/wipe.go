@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/signal"
 	"slices"
 	"strings"
@@ -288,8 +289,10 @@ func confirmation(plans []wipe.Plan) (question string, accepted []string) {
 	return fmt.Sprintf("Type %s to go on: ", id), []string{id}
 }
 
-// runAll wipes one instance after the other, and destroys each as soon as its data is done.
+// runAll wipes one instance after the other, and destroys each as soon as its data is done. A reader of the output that goes
+// away, as tee does at a Ctrl-C, does not end the program from here on.
 func runAll(ctx context.Context, env *Env, api *vast.Client, order wipeOrder, wipes []*wipe.Wipe) error {
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // and not ignored, which the programs that it starts would inherit
 	reports := []*wipe.Report{}
 	var failed error
 	var again []uint64 // what is not done
