@@ -63,7 +63,8 @@ func TestTwoIntoOne(t *testing.T) {
 	w, id := done(t, "mkdir a b && echo a >a/f && echo b >b/f")
 	dst := t.TempDir()
 	r, _ := w.run(Config{ID: id, Gets: []Transfer{{dst, "a"}, {dst, "b"}}, Overwrite: true})
-	if _, err := r.Fetch(bound(t)); !errors.As(err, new(*ConflictError)) {
+	var clash *ClashError
+	if _, err := r.Fetch(bound(t)); !errors.As(err, &clash) || clash.First != "./a/f" || clash.Second != "./b/f" || clash.Hint() == "" {
 		t.Errorf("got %v", err)
 	}
 	if got := read(t, filepath.Join(dst, "f")); got != "a\n" {

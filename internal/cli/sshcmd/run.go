@@ -321,11 +321,24 @@ func (x *running) unfinished(ctx context.Context, err error, state string) error
 		err = errors.New("interrupted")
 	}
 	hint := x.again(is[*job.ConflictError](err))
-	var h voice.Hinter
-	if errors.As(err, &h) && h.Hint() != "" {
-		hint = h.Hint() + "; then: " + hint
+	if first := x.before(err); first != "" {
+		hint = first + "; then: " + hint
 	}
 	return voice.Hinted(&incompleteError{fmt.Errorf("%w; %s", err, state)}, hint)
+}
+
+// before is what has to be done before a run is taken up again that would end with the same error, or empty.
+func (x *running) before(err error) string {
+	var h voice.Hinter
+	switch {
+	case errors.As(err, &h) && h.Hint() != "":
+		return h.Hint()
+	case is[*job.MissingError](err):
+		return fmt.Sprintf("see what is there: vast-ssh %d", x.rep.Instance)
+	case is[*job.ConflictError](err) && x.c.Bool("force"):
+		return "move away what is there"
+	}
+	return ""
 }
 
 // again is the command that takes a run up, with more to download.

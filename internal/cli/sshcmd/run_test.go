@@ -165,6 +165,36 @@ func TestRunWipeFails(t *testing.T) {
 	}
 }
 
+// Whoever takes a run up as the hint says is not told the same again.
+func TestRunUnfinished(t *testing.T) {
+	const again = "vast-ssh run 77 --attach 0123456789abcdef --get a:b"
+	for _, tt := range []struct {
+		flags string
+		err   error
+		hint  string
+	}{
+		{"", io.ErrUnexpectedEOF, again},
+		{"", &job.ConflictError{Paths: []string{"b/x"}}, again + " --force"},
+		{"--force", &job.ConflictError{Paths: []string{"b/x"}}, "move away what is there; then: " + again + " --force"},
+		{"", &job.ClashError{First: "a/x", Second: "c/x", Local: "b/x"}, "give each --get a directory of its own; then: " + again},
+		{"", &job.MissingError{Path: "a"}, "see what is there: vast-ssh 77; then: " + again},
+	} {
+		app := newApp(&Env{})
+		app.Command("run").Action = func(c *cli.Context) error {
+			x := &running{c: c, name: "77", rep: runReport{Instance: 77, Run: "0123456789abcdef"}, opts: runOptions{getSpecs: []string{"a:b"}}}
+			err := x.unfinished(t.Context(), fmt.Errorf("download: %w", tt.err), "the results are not all here")
+			var h voice.Hinter
+			if exitCode(err) != voice.Incomplete || !errors.As(err, &h) || h.Hint() != tt.hint {
+				t.Errorf("%v: %q, want %q", err, h.Hint(), tt.hint)
+			}
+			return nil
+		}
+		if err := app.Run(append([]string{"vast-ssh", "run"}, strings.Fields(tt.flags)...)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // endOf calls end with the flags of a command line.
 func endOf(t *testing.T, x *running, flags string, status int) (err error) {
 	t.Helper()
