@@ -372,7 +372,11 @@ func word(s string) string {
 func (x *running) fetch(ctx context.Context) error {
 	results, err := x.run.Fetch(ctx)
 	if err != nil {
-		return x.unfinished(ctx, err, "the results are not all here")
+		state := "the results are not all here"
+		if x.rep.Status != nil && *x.rep.Status != 0 {
+			state = fmt.Sprintf("the command failed with status %d, and %s", *x.rep.Status, state)
+		}
+		return x.unfinished(ctx, err, state)
 	}
 	x.rep.Verified = len(results.Missing()) == 0
 	if len(x.opts.gets) == 0 {
