@@ -29,6 +29,8 @@ is missing. Of the colons in --put the last one counts and in --get the first: a
 The command runs in the login directory without a terminal and with empty input. A single word is given to a shell as it
 is; of several, each reaches the program exactly as it was given here. It goes on when the connection is lost, and when this
 program ends: --attach follows it again, from the beginning of its output. It takes every --get again, since none is kept.
+Its output is kept in files: a > /dev/stderr in it cuts off what it has said there before, and >&2 does not.
+What it leaves running in the background is not waited for, and a wipe ends it.
 
 With --wipe nothing is wiped while something that a --get was to bring is not here: a link that leads out of the results,
 or a special file. Nor is it when a --get has brought no file at all, or while another run goes on there. Links that lead
@@ -508,6 +510,8 @@ func (x *running) tell(ev job.Event) {
 	case ev.Step == job.Back:
 		fmt.Fprintln(x.env.Stderr, "connected again")
 		x.cut = false
+	case ev.Step == job.Short:
+		voice.Warn(x.env.Stderr, "the command has cut its own output short, as \"> /dev/stdout\" does, so that some of it is lost")
 	case x.told.IsZero():
 		x.told = time.Now()
 	case time.Since(x.told) >= tellEvery:
