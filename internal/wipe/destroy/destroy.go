@@ -95,10 +95,10 @@ func Gone(ctx context.Context, cfg Config) error {
 	switch {
 	case err != nil:
 		d.last = err.Error()
-		return d.unknown()
+		return d.unknown(ctx)
 	case there:
 		d.last = stillListed
-		return d.unknown()
+		return d.unknown(ctx)
 	}
 	return d.confirm(ctx)
 }
@@ -137,7 +137,10 @@ type destruction struct {
 	last string // what was heard last that is no proof of being gone
 }
 
-func (d *destruction) unknown() error {
+func (d *destruction) unknown(ctx context.Context) error {
+	if ctx.Err() != nil {
+		d.last = "it was interrupted"
+	}
 	return &UnknownError{ID: d.ID, Sent: d.sent, Reason: d.last}
 }
 
@@ -154,7 +157,7 @@ func (d *destruction) send(ctx context.Context) error {
 		return nil
 	case err != nil:
 		d.last = err.Error()
-		return d.unknown()
+		return d.unknown(ctx)
 	case in.CurState == unloaded:
 		d.sent = true
 		d.Progress("it is being destroyed already")
@@ -168,7 +171,7 @@ func (d *destruction) send(ctx context.Context) error {
 		d.sent = true
 	case errors.As(err, &unavailable) && unavailable.Status == http.StatusTooManyRequests:
 		d.last = err.Error() // which says that nothing was done
-		return d.unknown()
+		return d.unknown(ctx)
 	case errors.As(err, &unavailable):
 		d.sent, d.last = true, err.Error()
 		d.Progress("the answer was lost: looking whether it goes away")
@@ -226,5 +229,5 @@ func (d *destruction) confirm(ctx context.Context) error {
 			return nil
 		}
 	}
-	return d.unknown()
+	return d.unknown(ctx)
 }

@@ -195,7 +195,7 @@ func TestAnEndedContextIsTold(t *testing.T) {
 		return ctx.Err()
 	}})
 	var unknown *destroy.UnknownError
-	if !errors.As(err, &unknown) || !unknown.Sent {
+	if !errors.As(err, &unknown) || !unknown.Sent || unknown.Reason != "it was interrupted" {
 		t.Errorf("after the request: %v", err)
 	}
 	other := newWorld(t, sim.Options{})
