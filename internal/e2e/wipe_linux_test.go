@@ -378,6 +378,28 @@ func TestWipeWithAnAPIThatFails(t *testing.T) {
 	}
 }
 
+// TestWipeOfAnInstanceThatWentAfterwards pastes the hint of a wipe whose end nobody could see.
+func TestWipeOfAnInstanceThatWentAfterwards(t *testing.T) {
+	t.Parallel()
+	r := newRented(t, sim.Options{}, overlay.Config{})
+	r.Account.Fault(sim.Fault{Endpoint: sim.DestroyEndpoint, Status: 429, Body: "API requests too frequent", Times: 3})
+	got := r.Run("vast-ssh", "wipe", "box", "--yes")
+	if got.Code != 6 {
+		t.Fatalf("exit %d\n%s", got.Code, got.Stderr)
+	}
+	r.Account.Remove(r.in.ID)
+	got = r.Run("vast-ssh", "wipe", fmt.Sprint(r.in.ID), "--yes")
+	hint := hintLine.FindStringSubmatch(got.Stderr)
+	if got.Code != 4 || hint == nil || !strings.Contains(got.Stderr, "has not seen it gone: ") {
+		t.Fatalf("exit %d\n%s", got.Code, got.Stderr)
+	}
+	_, command, _ := strings.Cut(hint[1], ": ")
+	r.Must("sh", "-c", command+" --yes")
+	if pins := r.Must("vast-ssh", "pins"); strings.Contains(pins, fmt.Sprint(r.in.ID)) {
+		t.Errorf("the pin is still there:\n%s", pins)
+	}
+}
+
 // TestWipeAlwaysWithAnAPIThatFails leaves a machine that is not clean and has no login. The hint that it gives destroys it.
 func TestWipeAlwaysWithAnAPIThatFails(t *testing.T) {
 	t.Parallel()

@@ -134,7 +134,7 @@ func wipeInstances(ctx context.Context, env *Env, order wipeOrder, names []strin
 	}
 	instances, err := lookUpAll(ctx, api, names)
 	if err != nil {
-		return err
+		return wentMeanwhile(env, err)
 	}
 	// Where the agent cannot be had, the login says so.
 	if env.agent(ctx) == nil {
@@ -190,6 +190,25 @@ func lookUpAll(ctx context.Context, api *vast.Client, names []string) ([]vast.In
 		}
 	}
 	return list, nil
+}
+
+// wentMeanwhile adds to the error for an id that the API does not know what was left open by the last wipe of it. An API key of
+// another account gets the same answer, so nothing is taken away because of it.
+func wentMeanwhile(env *Env, err error) error {
+	var gone *vast.NotFoundError
+	if !errors.As(err, &gone) {
+		return err
+	}
+	dirs, _, loaded := env.load()
+	if loaded != nil {
+		return err
+	}
+	report := wipe.Unconfirmed(dirs.WipeReports(), gone.ID)
+	if report == "" {
+		return err
+	}
+	return voice.Hinted(fmt.Errorf("%w; its last wipe has not seen it gone: %q", err, report),
+		fmt.Sprintf("if it was in this account, it is gone, and its host key can go, too: vast-ssh pins rm %d", gone.ID))
 }
 
 // stillEvery is how often somebody who waits for a plan hears that it goes on.
