@@ -400,6 +400,25 @@ func TestWipeOfAnInstanceThatWentAfterwards(t *testing.T) {
 	}
 }
 
+// TestWipeThatMeansMoreThanTheOneBefore, which has removed the login, does not pass for it.
+func TestWipeThatMeansMoreThanTheOneBefore(t *testing.T) {
+	t.Parallel()
+	r := newRented(t, sim.Options{}, overlay.Config{})
+	r.Account.Fault(sim.Fault{Endpoint: sim.DestroyEndpoint, Status: 429, Body: "API requests too frequent", Times: 3})
+	if got := r.Run("vast-ssh", "wipe", "box", "--yes", "--scope", "secrets"); got.Code != 6 {
+		t.Fatalf("exit %d\n%s", got.Code, got.Stderr)
+	}
+	got := r.Run("vast-ssh", "wipe", "box", "--yes")
+	hint := hintLine.FindStringSubmatch(got.Stderr)
+	if got.Code != 6 || hint == nil || !r.lives() || r.left() == 0 {
+		t.Fatalf("exit %d, it lives: %v\n%s%s", got.Code, r.lives(), got.Stdout, got.Stderr)
+	}
+	_, command, _ := strings.Cut(hint[1], ": ")
+	if got := r.Run("sh", "-c", command+" --yes"); got.Code != 0 || r.lives() {
+		t.Errorf("%s: exit %d, it lives: %v\n%s", command, got.Code, r.lives(), got.Stderr)
+	}
+}
+
 // TestWipeAlwaysWithAnAPIThatFails leaves a machine that is not clean and has no login. The hint that it gives destroys it.
 func TestWipeAlwaysWithAnAPIThatFails(t *testing.T) {
 	t.Parallel()

@@ -42,6 +42,7 @@ const (
 // When ctx ends the far side is asked to stop between two blocks, and the report says how far it came.
 func (w *Wipe) Run(ctx context.Context) (*Report, error) {
 	if w.report != nil { // an earlier wipe has removed everything
+		w.report.Policy = w.cfg.Options.Destroy
 		w.dropJobs(ctx, w.report)
 		return w.report, nil
 	}
