@@ -243,6 +243,43 @@ func TestWipeStoppedAtTheTerminal(t *testing.T) {
 	}
 }
 
+// TestWipeInterruptedBeforeItsPlan says that nothing was touched, whichever answer of the API it waits for.
+func TestWipeInterruptedBeforeItsPlan(t *testing.T) {
+	t.Parallel()
+	r := newRented(t, sim.Options{}, overlay.Config{})
+	for _, endpoint := range []sim.Endpoint{sim.JobsEndpoint, sim.ListEndpoint} {
+		r.Account.Fault(sim.Fault{Endpoint: endpoint, Hang: true, Times: -1})
+		before := r.Account.Count(endpoint)
+		ctx, cancel := context.WithTimeout(context.Background(), runTimeout)
+		defer cancel()
+		cmd := r.Command(ctx, nil, "vast-ssh", "wipe", "box", "--yes")
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the API is asked", func() bool { return r.Account.Count(endpoint) > before })
+		cmd.Process.Signal(os.Interrupt)
+		cmd.Wait()
+		if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.HasSuffix(stderr.String(), "error: interrupted: nothing was touched\n") {
+			t.Errorf("%s: exit %d\n%s", endpoint, code, &stderr)
+		}
+		r.untouched(string(endpoint))
+	}
+}
+
+// TestWipeWhoseReportHasNoRoom tells of what is left rather than of the report.
+func TestWipeWhoseReportHasNoRoom(t *testing.T) {
+	t.Parallel()
+	r := newRented(t, sim.Options{}, overlay.Config{})
+	r.machine.Sh("mkdir /workspace/d; echo fixed >/workspace/d/fixed; chattr +i /workspace/d/fixed")
+	defer r.machine.Sh("chattr -i /workspace/d/fixed")
+	got := r.Run("sh", "-c", "vast-ssh wipe box --yes --json >/dev/full")
+	if got.Code != 6 || !strings.Contains(got.Stderr, "error: instance ") || !strings.Contains(got.Stderr, "hint: ") {
+		t.Errorf("exit %d\n%s", got.Code, got.Stderr)
+	}
+}
+
 // TestWipeWhoseOutputNobodyReads any more, as that of "wipe 2>&1 | tee" at a Ctrl-C, comes to an end of its own.
 func TestWipeWhoseOutputNobodyReads(t *testing.T) {
 	t.Parallel()

@@ -124,7 +124,13 @@ func wipeAfterRun(ctx context.Context, env *Env, id uint64, yes bool) error {
 }
 
 // wipeInstances plans for all instances before it touches one.
-func wipeInstances(ctx context.Context, env *Env, order wipeOrder, names []string) error {
+func wipeInstances(ctx context.Context, env *Env, order wipeOrder, names []string) (err error) {
+	begun := false
+	defer func() {
+		if !begun && err != nil && (ctx.Err() != nil || errors.Is(err, context.Canceled)) {
+			err = errInterrupted
+		}
+	}()
 	if err := order.options.Check(); err != nil {
 		return err
 	}
@@ -171,6 +177,7 @@ func wipeInstances(ctx context.Context, env *Env, order wipeOrder, names []strin
 			return err
 		}
 	}
+	begun = true
 	return runAll(ctx, env, api, order, wipes)
 }
 
@@ -277,7 +284,10 @@ func prepareAll(ctx context.Context, env *Env, api *vast.Client, o wipe.Options,
 	return wipes, first
 }
 
-var errNotConfirmed = errors.New("not confirmed: nothing was touched")
+var (
+	errNotConfirmed = errors.New("not confirmed: nothing was touched")
+	errInterrupted  = errors.New("interrupted: nothing was touched")
+)
 
 // confirmWipe has a person type what is about to go: the label or the id of one instance, or the number of several.
 func confirmWipe(ctx context.Context, plans []wipe.Plan) error {
@@ -342,8 +352,8 @@ func runAll(ctx context.Context, env *Env, api *vast.Client, order wipeOrder, wi
 		}
 	}
 	if order.json {
-		if err := printJSON(env, reports); err != nil {
-			return err
+		if err := printJSON(env, reports); err != nil && failed == nil {
+			return err // what is left of an instance is worse
 		}
 	}
 	if len(again) > 0 && len(wipes) > 1 {
