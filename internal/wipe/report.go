@@ -135,7 +135,8 @@ func (r *Report) take(set *ruleSet, res *protocol.Result) {
 	}
 }
 
-// write keeps the report in dir, under one name from its start to its end.
+// write keeps the report in dir, under one name from its start to its end. Two wipes of one instance that begin in the same
+// second have two. Names sort by their time.
 func (r *Report) write(dir string) error {
 	data, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
@@ -144,7 +145,7 @@ func (r *Report) write(dir string) error {
 	if err := atomicfile.EnsureDir(dir); err != nil {
 		return err
 	}
-	name := filepath.Join(dir, fmt.Sprintf("%d-%s.json", r.Instance, r.Started.UTC().Format("20060102T150405Z")))
+	name := filepath.Join(dir, fmt.Sprintf("%d-%s.json", r.Instance, r.Started.UTC().Format("20060102T150405.000000000Z")))
 	if err := atomicfile.Write(name, append(term.SafeJSON(data), '\n')); err != nil {
 		return err
 	}
