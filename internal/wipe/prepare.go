@@ -111,7 +111,7 @@ func (e *NotRunningError) Error() string {
 
 // Hint says how to go on.
 func (e *NotRunningError) Hint() string {
-	return fmt.Sprintf("vastai start instance %d, and then this again", e.ID)
+	return fmt.Sprintf("start it, and run this again: vastai start instance %d", e.ID)
 }
 
 // LessError says that an earlier wipe has removed the login, and that more is meant now than then.
@@ -526,6 +526,14 @@ func left(items []protocol.Item) []Left {
 	return out
 }
 
+// several writes a number of things.
+func several(n int64, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
 // unreachable says what nobody in the container can remove.
 func unreachable(p *protocol.Plan, volumes []Volume) []string {
 	list := []string{
@@ -534,7 +542,7 @@ func unreachable(p *protocol.Plan, volumes []Volume) []string {
 		"what the provider keeps: the environment and the onstart script of the instance, and logs that were asked for",
 	}
 	if n := p.Counts[protocol.Image]; n > 0 {
-		list = append(list, fmt.Sprintf("%d files that came with the image: the layers of an image cannot be written to", n))
+		list = append(list, several(n, "file")+" that came with the image: the layers of an image cannot be written to")
 	}
 	if p.SwapBytes > 0 {
 		list = append(list, fmt.Sprintf("the machine's swap of %d MiB, into which anything in memory may have gone", p.SwapBytes>>20))

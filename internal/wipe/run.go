@@ -70,7 +70,7 @@ func (w *Wipe) Run(ctx context.Context) (*Report, error) {
 	case err != nil:
 		r.Data, r.Problem = Incomplete, err.Error()
 	case r.Remains() > 0:
-		r.Data, r.Problem = Incomplete, fmt.Sprintf("%d things could not be removed", r.Remains())
+		r.Data, r.Problem = Incomplete, several(r.Remains(), "thing")+" could not be removed"
 	default:
 		r.Data, r.Problem = Clean, ""
 	}

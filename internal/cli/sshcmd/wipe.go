@@ -422,7 +422,7 @@ func endWipe(ctx context.Context, env *Env, api *vast.Client, order wipeOrder, w
 	}
 	mine := slices.DeleteFunc(slices.Clone(r.JobsLeft), func(j wipe.Job) bool { return j.Other != 0 })
 	if order.options.DropJobs && len(mine) > 0 {
-		return incomplete("delete them by hand: https://cloud.vast.ai/", "%d scheduled jobs could not be deleted", len(mine))
+		return incomplete("delete by hand what is left: https://cloud.vast.ai/", "scheduled jobs could not be deleted: %d", len(mine))
 	}
 	return nil
 }
