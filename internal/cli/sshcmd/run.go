@@ -166,8 +166,9 @@ type running struct {
 	name string // of the instance, its id once that is known
 	run  *job.Run
 	rep  runReport
-	// wipe wipes the instance when its results are verified. yes says not to ask.
-	wipe func(ctx context.Context, env *Env, id uint64, yes bool) error
+	// wipe wipes the instance when its results are verified. yes says not to ask, and an error of last, which is called when all
+	// else is decided, not to begin.
+	wipe func(ctx context.Context, env *Env, id uint64, yes bool, last func(context.Context) error) error
 	// others returns the other runs of the instance whose commands go on.
 	others func(*job.Run, context.Context) ([]string, error)
 	told   time.Time // when progress was told last
@@ -419,6 +420,7 @@ func (x *running) held() error {
 // alone returns an error if a wipe would end the command of another run, whose results are not here yet.
 func (x *running) alone(ctx context.Context) error {
 	ids, err := x.others(x.run, ctx)
+	x.run.Close() // a wipe would end it
 	if err != nil {
 		return x.unfinished(ctx, err, "the results are here, and the instance was not wiped")
 	}
@@ -458,8 +460,8 @@ func (x *running) end(ctx context.Context, status int) error {
 		if err := x.alone(ctx); err != nil {
 			return err
 		}
-		x.run.Close()
-		if err := x.wipe(ctx, x.env, x.rep.Instance, x.c.Bool("yes")); err != nil {
+		// Another run may begin while this one waits for a plan and for an answer.
+		if err := x.wipe(ctx, x.env, x.rep.Instance, x.c.Bool("yes"), x.alone); err != nil {
 			return x.notWiped(err)
 		}
 		x.rep.Wiped = true

@@ -31,7 +31,7 @@ func TestRunBesideAnother(t *testing.T) {
 		"--attach 0123456789abcdef": func(*job.Run, context.Context) ([]string, error) { return []string{"0123456789abcdef"}, nil },
 		"--attach " + run.ID():      (*job.Run).Others,
 	} {
-		x := &running{run: run, others: others, wipe: func(context.Context, *Env, uint64, bool) error {
+		x := &running{run: run, others: others, wipe: func(context.Context, *Env, uint64, bool, func(context.Context) error) error {
 			t.Error("it was wiped")
 			return nil
 		}}
@@ -41,6 +41,28 @@ func TestRunBesideAnother(t *testing.T) {
 		if exitCode(err) != voice.Incomplete || !errors.As(err, &h) || !strings.Contains(h.Hint(), says) {
 			t.Errorf("%v", err)
 		}
+	}
+}
+
+// Another run may begin while the plan of the wipe waits for an answer.
+func TestRunBesideALaterOne(t *testing.T) {
+	asked := 0
+	x := &running{
+		others: func(*job.Run, context.Context) ([]string, error) {
+			if asked++; asked == 1 {
+				return nil, nil
+			}
+			return []string{"0123456789abcdef"}, nil
+		},
+		wipe: func(ctx context.Context, _ *Env, _ uint64, _ bool, last func(context.Context) error) error {
+			return last(ctx)
+		},
+	}
+	x.rep.Instance, x.name = 77, "77"
+	err := endOf(t, x, "--wipe", 0)
+	var h voice.Hinter
+	if exitCode(err) != voice.Incomplete || !errors.As(err, &h) || !strings.HasPrefix(h.Hint(), "vast-ssh run 77 --attach 0123456789abcdef") || x.rep.Wiped {
+		t.Errorf("%v, wiped: %v", err, x.rep.Wiped)
 	}
 }
 
@@ -64,7 +86,7 @@ func TestRunEnds(t *testing.T) {
 		{"--wipe", 0, true, true, false, false},
 	} {
 		calls := 0
-		wiped := func(_ context.Context, _ *Env, id uint64, yes bool) error {
+		wiped := func(_ context.Context, _ *Env, id uint64, yes bool, _ func(context.Context) error) error {
 			if calls++; id != 77 || yes != tt.yes {
 				t.Errorf("%s: wipe %d, %v", tt.flags, id, yes)
 			}
@@ -116,7 +138,7 @@ func TestRunHeld(t *testing.T) {
 		{"--keep", 0, link, "", 0},
 	} {
 		calls := 0
-		x := &running{name: "77", others: none, wipe: func(context.Context, *Env, uint64, bool) error {
+		x := &running{name: "77", others: none, wipe: func(context.Context, *Env, uint64, bool, func(context.Context) error) error {
 			calls++
 			return nil
 		}}
@@ -151,7 +173,7 @@ func TestRunWipeFails(t *testing.T) {
 		{&unpinnedError{77}, "meet it first: vast-ssh 77 true; then: " + again},
 		{incomplete(again+"   (or not)", "instance 77 is not clean: it costs money"), again + "   (or not)"},
 	} {
-		x := &running{name: "77", others: none, wipe: func(context.Context, *Env, uint64, bool) error { return tt.err }}
+		x := &running{name: "77", others: none, wipe: func(context.Context, *Env, uint64, bool, func(context.Context) error) error { return tt.err }}
 		x.rep.Instance = 77
 		err := endOf(t, x, "--wipe --yes", 0)
 		var h voice.Hinter

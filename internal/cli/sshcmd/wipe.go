@@ -79,6 +79,8 @@ type wipeOrder struct {
 	options        wipe.Options
 	dry, yes, json bool
 	out            io.Writer // of the report
+	// last, if set, is asked when the plan is made and confirmed, which may take hours. Its error ends the wipe.
+	last func(ctx context.Context) error
 }
 
 // again is the command that takes the order up for some of its instances.
@@ -116,10 +118,10 @@ func incomplete(next, format string, args ...any) error {
 }
 
 // wipeAfterRun wipes and destroys an instance after a run whose results are verified. What it tells is for people, since
-// stdout is the run's.
-func wipeAfterRun(ctx context.Context, env *Env, id uint64, yes bool) error {
+// stdout is the run's. last is that of wipeOrder.
+func wipeAfterRun(ctx context.Context, env *Env, id uint64, yes bool, last func(context.Context) error) error {
 	return wipeInstances(ctx, env, wipeOrder{
-		options: wipe.Options{Scope: wipe.Workspace, Destroy: wipe.IfClean}, yes: yes, out: env.Stderr,
+		options: wipe.Options{Scope: wipe.Workspace, Destroy: wipe.IfClean}, yes: yes, out: env.Stderr, last: last,
 	}, []string{fmt.Sprint(id)})
 }
 
@@ -174,6 +176,11 @@ func wipeInstances(ctx context.Context, env *Env, order wipeOrder, names []strin
 	}
 	if !order.yes {
 		if err := confirmWipe(ctx, plans); err != nil {
+			return err
+		}
+	}
+	if order.last != nil {
+		if err := order.last(ctx); err != nil {
 			return err
 		}
 	}
