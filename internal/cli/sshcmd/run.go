@@ -510,7 +510,9 @@ func (x *running) tell(ev job.Event) {
 		}
 		x.cut = true
 	case ev.Step == job.Back:
-		fmt.Fprintln(x.env.Stderr, "connected again")
+		if x.cut { // and not closed by ourselves
+			fmt.Fprintln(x.env.Stderr, "connected again")
+		}
 		x.cut = false
 	case ev.Step == job.Short:
 		voice.Warn(x.env.Stderr, "the command has cut its own output short, as \"> /dev/stdout\" does, so that some of it is lost")

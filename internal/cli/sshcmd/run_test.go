@@ -66,6 +66,23 @@ func TestRunBesideALaterOne(t *testing.T) {
 	}
 }
 
+// Only who was told that the connection is lost is told that it is back.
+func TestRunTellsOfTheConnection(t *testing.T) {
+	stderr, err := os.Create(filepath.Join(t.TempDir(), "stderr"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stderr.Close()
+	x := &running{env: &Env{Stderr: stderr}}
+	for _, step := range []job.Step{job.Back, job.Cut, job.Cut, job.Back, job.Back} {
+		x.tell(job.Event{Step: step, Err: io.EOF})
+	}
+	said, err := os.ReadFile(stderr.Name())
+	if want := "warning: the connection is lost, and is tried again: EOF\nconnected again\n"; err != nil || string(said) != want {
+		t.Errorf("said %q, %v", said, err)
+	}
+}
+
 // What becomes of the instance after a run whose results are verified.
 func TestRunEnds(t *testing.T) {
 	for _, tt := range []struct {
