@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // done is a world in which a run has ended, so that there is something to fetch.
@@ -124,6 +125,32 @@ func TestLocalLink(t *testing.T) {
 	}
 	if got := tree(t, outside); len(got) != 0 {
 		t.Errorf("outside: %q", got)
+	}
+}
+
+// A file that changes within a second of its last change, and keeps its size, is fetched again.
+func TestChangingWithinASecond(t *testing.T) {
+	for _, programs := range []string{gnu, busybox} {
+		w := newWorld(t, programs)
+		file := filepath.Join(w.home, "out/f")
+		at := time.Now().Add(-time.Hour).Truncate(time.Second)
+		set := func(content string, after time.Duration) {
+			write(t, file, content)
+			check(t, os.Chtimes(file, at, at.Add(after)))
+		}
+		set("begin\n", 0)
+		dst, once := t.TempDir(), true
+		r, _ := w.run(Config{Gets: []Transfer{{dst, "out"}}, Progress: func(ev Event) {
+			if ev.Step == Verify && once {
+				once = false
+				set("other\n", time.Millisecond)
+			}
+		}})
+		_, err := r.Fetch(bound(t))
+		check(t, err)
+		if got := read(t, filepath.Join(dst, "f")); got != "other\n" {
+			t.Errorf("%s: the file is %q", programs, got)
+		}
 	}
 }
 
