@@ -32,8 +32,9 @@ type Config struct {
 	// Deadline bounds the wait until it is gone, 0 for 90 seconds. Apart is the time between two looks, 0 for three
 	// seconds.
 	Deadline, Apart time.Duration
-	// Sleep waits, nil for the clock.
+	// Sleep waits and Now tells the time, nil for the clock.
 	Sleep func(ctx context.Context, d time.Duration) error
+	Now   func() time.Time
 }
 
 // UnknownError says that an instance is not known to be gone.
@@ -115,6 +116,9 @@ func newDestruction(cfg Config) *destruction {
 	}
 	if cfg.Sleep == nil {
 		cfg.Sleep = sleep
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
 	return &destruction{Config: cfg}
 }
@@ -199,11 +203,16 @@ func (d *destruction) byList(ctx context.Context) (bool, error) {
 	return slices.ContainsFunc(all, func(in vast.Instance) bool { return in.ID == d.ID }), err
 }
 
-// confirm looks by turns in both ways until each has shown that the instance is gone.
+// confirm looks by turns in both ways until each has shown that the instance is gone. Each is tried, however long an API that does
+// not answer takes.
 func (d *destruction) confirm(ctx context.Context) error {
 	looks := []look{d.byID, d.byList}
 	missed := make([]bool, len(looks))
+	began := d.Now()
 	for n := range int(d.Deadline/d.Apart) + 1 {
+		if n >= len(looks) && d.Now().Sub(began) > d.Deadline {
+			break
+		}
 		if n > 0 {
 			if err := d.Sleep(ctx, d.Apart); err != nil {
 				d.last = err.Error()

@@ -204,6 +204,44 @@ func TestAnEndedContextIsTold(t *testing.T) {
 	}
 }
 
+// slow is an API that answers nothing, and takes its time for that.
+type slow struct {
+	now   time.Time
+	calls int
+}
+
+func (s *slow) fail() error {
+	s.now, s.calls = s.now.Add(20*time.Second), s.calls+1
+	return &vast.UnavailableError{Reason: "no answer"}
+}
+
+func (s *slow) Instance(context.Context, uint64) (vast.Instance, error) {
+	if s.calls == 0 {
+		return vast.Instance{ID: 5}, nil
+	}
+	return vast.Instance{}, s.fail()
+}
+
+func (s *slow) Instances(context.Context) ([]vast.Instance, error) { return nil, s.fail() }
+
+func (s *slow) Destroy(context.Context, uint64) error { return s.fail() }
+
+// TestTheDeadlineCountsSlowAnswers, and not the looks alone.
+func TestTheDeadlineCountsSlowAnswers(t *testing.T) {
+	api := &slow{now: time.Now()}
+	began := api.now
+	err := destroy.Run(t.Context(), destroy.Config{API: api, ID: 5, Now: func() time.Time { return api.now },
+		Sleep: func(_ context.Context, d time.Duration) error {
+			api.now = api.now.Add(d)
+			return nil
+		},
+	})
+	var unknown *destroy.UnknownError
+	if took := api.now.Sub(began); !errors.As(err, &unknown) || !unknown.Sent || took > 3*time.Minute {
+		t.Errorf("%v, after %v and %d calls", err, took, api.calls)
+	}
+}
+
 func TestLooksAreApart(t *testing.T) {
 	w := newWorld(t, sim.Options{})
 	var waits []time.Duration
