@@ -72,3 +72,13 @@ func TestRunWhoseWipeFails(t *testing.T) {
 	}
 	r.untouched("an API that does not answer")
 }
+
+// TestRunThatFailsWithoutResults tells the status of its command, which the exit code does not.
+func TestRunThatFailsWithoutResults(t *testing.T) {
+	t.Parallel()
+	r := newRented(t, sim.Options{}, overlay.Config{})
+	got := r.Run("vast-ssh", "run", "box", "--get", "/workspace/none:results", "--", "exit 3")
+	if got.Code != 6 || !strings.Contains(got.Stderr, "; the command failed with status 3, and the results are not all here\n") {
+		t.Errorf("exit %d\n%s", got.Code, got.Stderr)
+	}
+}

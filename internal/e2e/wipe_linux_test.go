@@ -243,6 +243,70 @@ func TestWipeStoppedAtTheTerminal(t *testing.T) {
 	}
 }
 
+// TestWipeInterruptedBeforeItsPlan says that nothing was touched, whichever answer of the API it waits for.
+func TestWipeInterruptedBeforeItsPlan(t *testing.T) {
+	t.Parallel()
+	r := newRented(t, sim.Options{}, overlay.Config{})
+	for _, endpoint := range []sim.Endpoint{sim.JobsEndpoint, sim.ListEndpoint} {
+		r.Account.Fault(sim.Fault{Endpoint: endpoint, Hang: true, Times: -1})
+		before := r.Account.Count(endpoint)
+		ctx, cancel := context.WithTimeout(context.Background(), runTimeout)
+		defer cancel()
+		cmd := r.Command(ctx, nil, "vast-ssh", "wipe", "box", "--yes")
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the API is asked", func() bool { return r.Account.Count(endpoint) > before })
+		cmd.Process.Signal(os.Interrupt)
+		cmd.Wait()
+		if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.HasSuffix(stderr.String(), "error: interrupted: nothing was touched\n") {
+			t.Errorf("%s: exit %d\n%s", endpoint, code, &stderr)
+		}
+		r.untouched(string(endpoint))
+	}
+}
+
+// TestWipeWhoseReportHasNoRoom tells of what is left rather than of the report.
+func TestWipeWhoseReportHasNoRoom(t *testing.T) {
+	t.Parallel()
+	r := newRented(t, sim.Options{}, overlay.Config{})
+	r.machine.Sh("mkdir /workspace/d; echo fixed >/workspace/d/fixed; chattr +i /workspace/d/fixed")
+	defer r.machine.Sh("chattr -i /workspace/d/fixed")
+	got := r.Run("sh", "-c", "vast-ssh wipe box --yes --json >/dev/full")
+	if got.Code != 6 || !strings.Contains(got.Stderr, "error: instance ") || !strings.Contains(got.Stderr, "hint: ") {
+		t.Errorf("exit %d\n%s", got.Code, got.Stderr)
+	}
+}
+
+// TestWipeWhoseOutputNobodyReads any more, as that of "wipe 2>&1 | tee" at a Ctrl-C, comes to an end of its own.
+func TestWipeWhoseOutputNobodyReads(t *testing.T) {
+	t.Parallel()
+	r := newRented(t, sim.Options{}, overlay.Config{})
+	hold := r.machine.Hold("/workspace/x")
+	ctx, cancel := context.WithTimeout(context.Background(), runTimeout)
+	defer cancel()
+	cmd := r.Command(ctx, nil, "vast-ssh", "wipe", "box", "--yes")
+	near, far, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stdout, cmd.Stderr = far, far
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	far.Close()
+	hold.Await()
+	near.Close()
+	cmd.Process.Signal(os.Interrupt)
+	hold.Release()
+	cmd.Wait()
+	if rep := r.report(); cmd.ProcessState.ExitCode() != 6 || rep["problem"] != "it was interrupted" || !r.lives() {
+		t.Errorf("%v, lives: %v, %v", cmd.ProcessState, r.lives(), rep)
+	}
+}
+
 func TestWipeAsks(t *testing.T) {
 	t.Parallel()
 	r := newRented(t, sim.Options{}, overlay.Config{})
@@ -306,6 +370,29 @@ func TestWipeOfWhatIsNotTheInstance(t *testing.T) {
 	check("one that does not run", 7, "does not run", "box")
 }
 
+// TestWipeOfAnInstanceThatSomebodyElseDestroys while its files are overwritten. It costs no money any more.
+func TestWipeOfAnInstanceThatSomebodyElseDestroys(t *testing.T) {
+	t.Parallel()
+	r := newRented(t, sim.Options{}, overlay.Config{})
+	hold := r.machine.Hold("/workspace/x")
+	go func() {
+		hold.Await()
+		r.Account.Remove(r.in.ID)
+		r.machine.Stop()
+	}()
+	got := r.Run("vast-ssh", "wipe", "box", "--yes")
+	if got.Code != 6 || strings.Contains(got.Stderr, "money") || strings.Contains(got.Stdout, "data: clean") ||
+		!strings.Contains(got.Stderr, "was destroyed by somebody else before it was clean") || !strings.Contains(got.Stdout, "instance: gone\n") {
+		t.Errorf("exit %d\n%s%s", got.Code, got.Stdout, got.Stderr)
+	}
+	if rep := r.report(); rep["destroyed"] != "gone" || rep["data"] != "incomplete" || r.Account.Count(sim.DestroyEndpoint) != 0 {
+		t.Errorf("%v, asked to be destroyed %d times", rep, r.Account.Count(sim.DestroyEndpoint))
+	}
+	if pins := r.Must("vast-ssh", "pins"); strings.Contains(pins, fmt.Sprint(r.in.ID)) {
+		t.Errorf("the pin is still there:\n%s", pins)
+	}
+}
+
 // TestWipeWithAnAPIThatFails must end without a word of "gone", and a second run must finish it.
 func TestWipeWithAnAPIThatFails(t *testing.T) {
 	t.Parallel()
@@ -325,6 +412,47 @@ func TestWipeWithAnAPIThatFails(t *testing.T) {
 	again := r.Run("vast-ssh", "wipe", "box", "--yes")
 	if again.Code != 0 || !strings.Contains(again.Stdout, "instance: gone") || r.lives() {
 		t.Errorf("again: exit %d\n%s%s", again.Code, again.Stdout, again.Stderr)
+	}
+}
+
+// TestWipeOfAnInstanceThatWentAfterwards pastes the hint of a wipe whose end nobody could see.
+func TestWipeOfAnInstanceThatWentAfterwards(t *testing.T) {
+	t.Parallel()
+	r := newRented(t, sim.Options{}, overlay.Config{})
+	r.Account.Fault(sim.Fault{Endpoint: sim.DestroyEndpoint, Status: 429, Body: "API requests too frequent", Times: 3})
+	got := r.Run("vast-ssh", "wipe", "box", "--yes")
+	if got.Code != 6 {
+		t.Fatalf("exit %d\n%s", got.Code, got.Stderr)
+	}
+	r.Account.Remove(r.in.ID)
+	got = r.Run("vast-ssh", "wipe", fmt.Sprint(r.in.ID), "--yes")
+	hint := hintLine.FindStringSubmatch(got.Stderr)
+	if got.Code != 4 || hint == nil || !strings.Contains(got.Stderr, "has not seen it gone: ") {
+		t.Fatalf("exit %d\n%s", got.Code, got.Stderr)
+	}
+	_, command, _ := strings.Cut(hint[1], ": ")
+	r.Must("sh", "-c", command+" --yes")
+	if pins := r.Must("vast-ssh", "pins"); strings.Contains(pins, fmt.Sprint(r.in.ID)) {
+		t.Errorf("the pin is still there:\n%s", pins)
+	}
+}
+
+// TestWipeThatMeansMoreThanTheOneBefore, which has removed the login, does not pass for it.
+func TestWipeThatMeansMoreThanTheOneBefore(t *testing.T) {
+	t.Parallel()
+	r := newRented(t, sim.Options{}, overlay.Config{})
+	r.Account.Fault(sim.Fault{Endpoint: sim.DestroyEndpoint, Status: 429, Body: "API requests too frequent", Times: 3})
+	if got := r.Run("vast-ssh", "wipe", "box", "--yes", "--scope", "secrets"); got.Code != 6 {
+		t.Fatalf("exit %d\n%s", got.Code, got.Stderr)
+	}
+	got := r.Run("vast-ssh", "wipe", "box", "--yes")
+	hint := hintLine.FindStringSubmatch(got.Stderr)
+	if got.Code != 6 || hint == nil || !r.lives() || r.left() == 0 {
+		t.Fatalf("exit %d, it lives: %v\n%s%s", got.Code, r.lives(), got.Stdout, got.Stderr)
+	}
+	_, command, _ := strings.Cut(hint[1], ": ")
+	if got := r.Run("sh", "-c", command+" --yes"); got.Code != 0 || r.lives() {
+		t.Errorf("%s: exit %d, it lives: %v\n%s", command, got.Code, r.lives(), got.Stderr)
 	}
 }
 

@@ -64,6 +64,25 @@ func (e *ConflictError) Details() []string {
 	return details
 }
 
+// ClashError says that two files of an instance would become one here.
+type ClashError struct {
+	First, Second string // remote paths
+	Local         string
+	one           bool // both are of one Get
+}
+
+func (e *ClashError) Error() string {
+	return fmt.Sprintf("%.200q and %.200q of the instance would both become %.200q", e.First, e.Second, e.Local)
+}
+
+// Hint says how both have a place. Two names that only a local file system takes for one have none.
+func (e *ClashError) Hint() string {
+	if e.one {
+		return ""
+	}
+	return "give each --get a directory of its own"
+}
+
 // fetchTries is how often a download is made that finds files changed.
 const fetchTries = 3
 
@@ -111,8 +130,8 @@ func openDestination(dir string) (*os.Root, error) {
 }
 
 // Fetch downloads, and returns nil only when all there is on the instance is on the local disk, synced, with the same
-// hashes, and a second listing was like the first. Its errors are a *ConflictError, *MissingError, *NameError, *VerifyError,
-// what wraps ErrChanged, and those of the connection and of the local files.
+// hashes, and a second listing was like the first. Its errors are a *ConflictError, *ClashError, *MissingError, *NameError,
+// *VerifyError, what wraps ErrChanged, and those of the connection and of the local files.
 func (r *Run) Fetch(ctx context.Context) (Report, error) {
 	var rep Report
 	if err := r.probe(ctx, false); err != nil {
@@ -266,10 +285,8 @@ func (r *Run) findPresent(ctx context.Context, d *destination, files []*receivin
 	var paths []string
 	conflict := new(ConflictError)
 	for _, l := range d.links {
-		var other *ConflictError
-		if _, err := d.linkThere(l, r.cfg.Overwrite); errors.As(err, &other) {
-			conflict.Paths = append(conflict.Paths, other.Paths...)
-		} else if err != nil {
+		_, err := d.linkThere(l, r.cfg.Overwrite)
+		if err := conflict.add(err); err != nil {
 			return err
 		}
 	}
@@ -282,8 +299,10 @@ func (r *Run) findPresent(ctx context.Context, d *destination, files []*receivin
 		case info.Mode().IsRegular() && info.Size() == f.size:
 			present = append(present, f)
 			paths = append(paths, f.remote)
-		case !d.replaceable(f.remote, info, r.cfg.Overwrite):
-			conflict.Paths = append(conflict.Paths, filepath.Join(d.get.Local, f.name))
+		default:
+			if err := conflict.add(d.mayReplace(f.name, f.remote, info, r.cfg.Overwrite)); err != nil {
+				return err
+			}
 		}
 	}
 	err := r.hashes(ctx, paths, func(i int, hash string) error {
@@ -300,10 +319,7 @@ func (r *Run) findPresent(ctx context.Context, d *destination, files []*receivin
 		if err != nil {
 			return &localError{err}
 		}
-		if !d.replaceable(f.remote, info, r.cfg.Overwrite) {
-			conflict.Paths = append(conflict.Paths, filepath.Join(d.get.Local, f.name))
-		}
-		return nil
+		return conflict.add(d.mayReplace(f.name, f.remote, info, r.cfg.Overwrite))
 	})
 	if err == nil && len(conflict.Paths) > 0 {
 		err = conflict
@@ -323,16 +339,29 @@ func syncFile(root *os.Root, name string) error {
 	return nil
 }
 
-// replaceable reports whether what is at a remote path may take the place of the local file that info is about. What this
-// Fetch has written for the same path may always be replaced, and for another never: two files of the instance would become one.
-func (d *destination) replaceable(remote string, info fs.FileInfo, overwrite bool) bool {
-	if info.IsDir() {
-		return false
+// add collects the paths of a *ConflictError, and returns every other error.
+func (e *ConflictError) add(err error) error {
+	var other *ConflictError
+	if errors.As(err, &other) {
+		e.Paths = append(e.Paths, other.Paths...)
+		return nil
 	}
-	if from, ours := d.written[idOf(info)]; ours {
-		return from == remote
+	return err
+}
+
+// mayReplace returns an error if what is at a remote path must not take the place of the local file that info is about. What
+// this Fetch has written for the same path may always be replaced, and for another never: two files of the instance would
+// become one.
+func (d *destination) mayReplace(name, remote string, info fs.FileInfo, overwrite bool) error {
+	local := filepath.Join(d.get.Local, name)
+	from, ours := d.written[idOf(info)]
+	switch {
+	case info.IsDir(), !ours && !overwrite:
+		return &ConflictError{[]string{local}}
+	case ours && from != remote:
+		return &ClashError{from, remote, local, strings.HasPrefix(from, joinRemote(d.get.Remote, ""))}
 	}
-	return overwrite
+	return nil
 }
 
 func idOf(info fs.FileInfo) fileID {
@@ -512,9 +541,12 @@ func (d *destination) rename(f *receiving, overwrite bool) error {
 			return &localError{err}
 		}
 	}
-	if there, err := d.root.Lstat(f.name); err == nil && !d.replaceable(f.remote, there, overwrite) {
-		return &ConflictError{[]string{filepath.Join(d.get.Local, f.name)}}
-	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	there, err := d.root.Lstat(f.name)
+	if err == nil {
+		if err := d.mayReplace(f.name, f.remote, there, overwrite); err != nil {
+			return err
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
 		return &localError{err}
 	}
 	if err := d.root.Rename(f.part, f.name); err != nil {

@@ -19,7 +19,7 @@
 //
 //   - Every step can be done again after a connection was lost: what is counted is what is there, not what was sent.
 //   - The command is started at most once. If it cannot be told whether it was started, that is an error.
-//   - Output is followed by byte offsets. What was written to Config.Stdout is never written again, and nothing is left out.
+//   - Output is followed by byte offsets. What was written to Config.Stdout is never written again, and nothing is left out but what the command itself has cut off.
 //   - No exit status of a remote program is taken for success. A script ends with a line that says so, the text of the
 //     command is hashed before it is started, and a file has its name only after the hash of what is on the disk at one
 //     end was found equal to that at the other.
@@ -77,10 +77,11 @@ const DefaultCutOff = 10 * time.Minute
 // Step is a part of a run, as told to Progress.
 type Step string
 
-// The steps. Cut and Back are about the connection, the others about files.
+// The steps. Cut and Back are about the connection, Short is about the output, the others are about files.
 const (
 	Cut    Step = "cut"    // the connection was lost, or could not be made again: Err
 	Back   Step = "back"   // there is a connection again
+	Short  Step = "short"  // the command has cut its own output short, as by ">/dev/stdout"
 	Read   Step = "read"   // local files are hashed
 	Sent   Step = "sent"   // files are uploaded
 	Got    Step = "got"    // files are downloaded
@@ -102,7 +103,8 @@ type Run struct {
 	link    *link
 	tools   *tools // what the remote side has; nil until it was looked at
 	sources []*source
-	out     [2]int64 // bytes of stdout and stderr that were written
+	out     [2]int64 // where in stdout and stderr the writers are
+	short   bool     // that the command has cut one of them short was told
 }
 
 var validID = regexp.MustCompile(`^[0-9a-f]{16}$`)

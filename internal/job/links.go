@@ -188,7 +188,7 @@ func (r *Run) makeLinks(d *destination, rep *Report) error {
 	return d.sync()
 }
 
-// linkThere reports whether a link is in its place. What else is there and may not be replaced is a *ConflictError.
+// linkThere reports whether a link is in its place. For what else is there and may not be replaced it returns the error of mayReplace.
 func (d *destination) linkThere(l localLink, overwrite bool) (bool, error) {
 	info, err := d.root.Lstat(l.name)
 	switch {
@@ -201,10 +201,7 @@ func (d *destination) linkThere(l localLink, overwrite bool) (bool, error) {
 			return true, err
 		}
 	}
-	if !d.replaceable(joinRemote(d.get.Remote, l.name), info, overwrite) {
-		return false, &ConflictError{[]string{filepath.Join(d.get.Local, l.name)}}
-	}
-	return false, nil
+	return false, d.mayReplace(l.name, joinRemote(d.get.Remote, l.name), info, overwrite)
 }
 
 // makeLink makes a link under another name first, so that what it replaces is there until it is.

@@ -114,7 +114,7 @@ func TestLinksAndWhatIsThere(t *testing.T) {
 	w, id = done(t, "mkdir a b && echo x >a/f && echo y >b/g && ln -s f a/l && ln -s g b/l")
 	r, _ := w.run(Config{ID: id, Gets: []Transfer{{t.TempDir(), "a"}}, Overwrite: true})
 	r.cfg.Gets = append(r.cfg.Gets, Transfer{r.cfg.Gets[0].Local, "b"})
-	if _, err := r.Fetch(bound(t)); !errors.As(err, new(*ConflictError)) {
+	if _, err := r.Fetch(bound(t)); !errors.As(err, new(*ClashError)) {
 		t.Errorf("two links: %v", err)
 	}
 }

@@ -29,7 +29,7 @@ type entry struct {
 	kind fs.FileMode
 	perm fs.FileMode
 	size int64
-	time int64 // seconds of the last change
+	time string // of the last changes, as the instance writes it, to be compared
 	// Of a symbolic link: its text, which is empty if it is not known, and "f", "d" or "-" for what it leads to.
 	target, leads string
 }
@@ -178,17 +178,22 @@ func readName(l *lines) (string, error) {
 	}
 }
 
-// readStat reads a line of stat -c "%f %s %Y": the mode in hexadecimal, the size, and the time of the last change.
+// readStat reads a line of stat -c "%f %s %y %z": the mode in hexadecimal, the size, and the times of the last changes of the
+// content and of all else. They are finer than a second, in which a file may change and keep its size.
 func readStat(l *lines) (entry, error) {
-	words, err := l.fields(3)
+	line, err := l.next()
 	if err != nil {
 		return entry{}, err
+	}
+	words := strings.SplitN(line, " ", 3)
+	if len(words) != 3 {
+		return entry{}, l.wrong("%.100q", line)
 	}
 	mode, err := strconv.ParseUint(words[0], 16, 32)
 	if err != nil {
 		return entry{}, l.wrong("%.40q for a mode", words[0])
 	}
-	e := entry{kind: fs.ModeIrregular, perm: fs.FileMode(mode) & fs.ModePerm}
+	e := entry{kind: fs.ModeIrregular, perm: fs.FileMode(mode) & fs.ModePerm, time: words[2]}
 	switch mode & 0o170000 { // S_IFMT, as Linux has it everywhere
 	case 0o100000:
 		e.kind = 0
@@ -207,10 +212,6 @@ func readStat(l *lines) (entry, error) {
 		if e.size, err = l.number(words[1]); err != nil {
 			return entry{}, err
 		}
-	}
-	e.time, err = strconv.ParseInt(words[2], 10, 64)
-	if err != nil {
-		return entry{}, l.wrong("%.40q for a time", words[2])
 	}
 	return e, nil
 }

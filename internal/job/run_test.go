@@ -303,6 +303,34 @@ func TestAttach(t *testing.T) {
 	}
 }
 
+// A command that opens its stdout anew cuts off what it has said, and is heard all the same from then on.
+func TestOutputCutShort(t *testing.T) {
+	for _, programs := range []string{gnu, busybox} {
+		w := newWorld(t, programs)
+		seen := make(chan struct{})
+		out := &trigger{at: "\n1000\n", seen: seen}
+		told := 0
+		r, err := New(Config{
+			ID: NewID(), Dial: w.dial, Stdout: out, Progress: func(ev Event) {
+				if ev.Step == Short {
+					told++
+				}
+			},
+			Command: []string{"seq 1000; until [ -e go ]; do sleep 0.1; done; echo two >/dev/stdout; echo three; exit 4"},
+		})
+		check(t, err)
+		go func() {
+			<-seen
+			write(t, filepath.Join(w.home, "go"), "")
+		}()
+		status, _, err := all(bound(t), r)
+		check(t, err)
+		if got := out.got.String(); status != 4 || told != 1 || !strings.HasSuffix(got, "\n1000\ntwo\nthree\n") {
+			t.Errorf("%s: status %d, told %d times, %q", programs, status, told, got[max(0, len(got)-40):])
+		}
+	}
+}
+
 // trigger tells when something was written.
 type trigger struct {
 	got  strings.Builder

@@ -86,6 +86,10 @@ func (r *Run) follow(l *lines) (int, error) {
 		switch {
 		case line == "alive":
 			l.moved()
+		case line == "short out":
+			r.shorter(0)
+		case line == "short err":
+			r.shorter(1)
 		case line == "lost":
 			return 0, &LostError{r.cfg.ID}
 		case line == "absent":
@@ -107,6 +111,15 @@ func (r *Run) follow(l *lines) (int, error) {
 			return 0, err
 		}
 	}
+}
+
+// shorter begins anew with the output or the errors of a command that has cut them short.
+func (r *Run) shorter(i int) {
+	r.out[i] = 0
+	if !r.short {
+		r.cfg.Progress(Event{Step: Short})
+	}
+	r.short = true
 }
 
 // frame writes what is new of the bytes of a frame. *offset is where the writer is in the whole output.

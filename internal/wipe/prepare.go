@@ -111,7 +111,25 @@ func (e *NotRunningError) Error() string {
 
 // Hint says how to go on.
 func (e *NotRunningError) Hint() string {
-	return fmt.Sprintf("vastai start instance %d, and then this again", e.ID)
+	return fmt.Sprintf("start it, and run this again: vastai start instance %d", e.ID)
+}
+
+// LessError says that an earlier wipe has removed the login, and that more is meant now than then.
+type LessError struct {
+	ID    uint64
+	At    time.Time
+	Scope Scope  // of the earlier one
+	More  string // the option that it did not have
+}
+
+func (e *LessError) Error() string {
+	return fmt.Sprintf("instance %d was wiped on %s, the login included, and without %q: what that means cannot be reached any more",
+		e.ID, e.At.Local().Format(time.DateTime), e.More)
+}
+
+// Hint says how to go on.
+func (e *LessError) Hint() string {
+	return fmt.Sprintf("destroy it as it is: vast-ssh wipe %d --scope %s --destroy always", e.ID, e.Scope)
 }
 
 // LostError says that the connection ended before there was a plan. Nothing was touched.
@@ -175,19 +193,18 @@ func Prepare(ctx context.Context, cfg Config) (*Wipe, error) {
 		return nil, err
 	}
 	if in.ActualStatus != "running" {
-		err := &NotRunningError{in.ID, in.ActualStatus}
-		if w.earlier(ctx, err) { // the container may have ended with the last act of the wipe
-			return w, nil
+		if err := w.earlier(ctx, &NotRunningError{in.ID, in.ActualStatus}); err != nil {
+			return nil, err
 		}
-		return nil, err
+		return w, nil // the container may have ended with the last act of the wipe
 	}
 	cfg.notify("connecting to instance %d", in.ID)
 	client, err := w.connect(ctx)
 	if err != nil {
-		if w.earlier(ctx, err) {
-			return w, nil
+		if err := w.earlier(ctx, err); err != nil {
+			return nil, err
 		}
-		return nil, err
+		return w, nil
 	}
 	w.client = client
 	if err := w.plan(ctx, client); err != nil {
@@ -202,18 +219,19 @@ func Prepare(ctx context.Context, cfg Config) (*Wipe, error) {
 
 // earlier takes up the report of a wipe of this very instance that removed everything and could not destroy it, when a connection
 // fails in a way that fits: with err. A machine whose login is removed may have no host key to begin with. But one that shows
-// another key is another, and one that has let somebody in since has been used again: a restart brings the login back.
-func (w *Wipe) earlier(ctx context.Context, err error) bool {
+// another key is another, and one that has let somebody in since has been used again: a restart brings the login back. Nor is
+// anything clean of which that wipe meant less. It returns the error of Prepare where there is nothing to take up.
+func (w *Wipe) earlier(ctx context.Context, err error) error {
 	r := lastReport(w.cfg.Dir, w.cfg.Instance)
 	usedAgain := r != nil && w.cfg.LoggedIn != nil && w.cfg.LoggedIn(ctx, r.loginEnd())
 	closed := w.cfg.Refused(err) || w.cfg.Closed(err)
 	var ended *NotRunningError
 	switch {
 	case r == nil || r.Destroyed == DestroyGone:
-		return false
+		return err
 	case r.Data == Clean && r.LoginRemoved && !usedAgain:
 		if !closed && w.cfg.Retry != nil && !w.cfg.Retry(err) {
-			return false
+			return err
 		}
 	case r.LoginBegun && r.Remains() == 0 && closed && !usedAgain:
 		// The machine's last word was lost, or heard by a program that did not live to write it down.
@@ -224,11 +242,34 @@ func (w *Wipe) earlier(ctx context.Context, err error) bool {
 			r.Data, r.Problem, r.LoginRemoved = Incomplete, "it was logged in to again after its wipe", false
 		}
 	default:
-		return false
+		return err
+	}
+	if less := w.cfg.Options.beyond(r); less != "" && r.Data == Clean {
+		if w.cfg.Options.Destroy != Always {
+			return &LessError{w.cfg.Instance.ID, r.loginEnd(), r.Scope, less}
+		}
+		r.Data, r.Problem = Incomplete, "what was to be wiped besides cannot be reached any more: "+less
 	}
 	r.DataEnded = r.loginEnd()
 	w.report, w.Plan.Done, w.Plan.Scope = r, &r.DataEnded, r.Scope
-	return true
+	return nil
+}
+
+// beyond returns an option by which more is meant than by the wipe of a report, or nothing.
+func (o Options) beyond(r *Report) string {
+	scopes := []Scope{Secrets, Workspace, All}
+	if slices.Index(scopes, o.Scope) > slices.Index(scopes, r.Scope) {
+		return "--scope " + string(o.Scope)
+	}
+	for _, name := range o.Paths {
+		if !slices.Contains(r.Paths, name) {
+			return "--path " + name
+		}
+	}
+	if o.Volumes && len(r.Volumes) == 0 && r.Counts[protocol.Volume] > 0 {
+		return "--volumes"
+	}
+	return ""
 }
 
 // Close ends the connection that Prepare has left open.
@@ -485,6 +526,14 @@ func left(items []protocol.Item) []Left {
 	return out
 }
 
+// several writes a number of things.
+func several(n int64, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
 // unreachable says what nobody in the container can remove.
 func unreachable(p *protocol.Plan, volumes []Volume) []string {
 	list := []string{
@@ -493,7 +542,7 @@ func unreachable(p *protocol.Plan, volumes []Volume) []string {
 		"what the provider keeps: the environment and the onstart script of the instance, and logs that were asked for",
 	}
 	if n := p.Counts[protocol.Image]; n > 0 {
-		list = append(list, fmt.Sprintf("%d files that came with the image: the layers of an image cannot be written to", n))
+		list = append(list, several(n, "file")+" that came with the image: the layers of an image cannot be written to")
 	}
 	if p.SwapBytes > 0 {
 		list = append(list, fmt.Sprintf("the machine's swap of %d MiB, into which anything in memory may have gone", p.SwapBytes>>20))

@@ -135,7 +135,8 @@ func (r *Report) take(set *ruleSet, res *protocol.Result) {
 	}
 }
 
-// write keeps the report in dir, under one name from its start to its end.
+// write keeps the report in dir, under one name from its start to its end. Two wipes of one instance that begin in the same
+// second have two. Names sort by their time.
 func (r *Report) write(dir string) error {
 	data, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
@@ -144,7 +145,7 @@ func (r *Report) write(dir string) error {
 	if err := atomicfile.EnsureDir(dir); err != nil {
 		return err
 	}
-	name := filepath.Join(dir, fmt.Sprintf("%d-%s.json", r.Instance, r.Started.UTC().Format("20060102T150405Z")))
+	name := filepath.Join(dir, fmt.Sprintf("%d-%s.json", r.Instance, r.Started.UTC().Format("20060102T150405.000000000Z")))
 	if err := atomicfile.Write(name, append(term.SafeJSON(data), '\n')); err != nil {
 		return err
 	}
@@ -157,6 +158,24 @@ const maxReport = 64 << 20
 
 // lastReport returns the newest report of an instance, or nil. One of another instance that had the same id does not count.
 func lastReport(dir string, in vast.Instance) *Report {
+	r := newest(dir, in.ID)
+	if r == nil || in.Started.IsZero() || !r.Rented.Equal(in.Started) {
+		return nil
+	}
+	return r
+}
+
+// Unconfirmed returns where the newest report of an id is, if its instance was not seen to be gone, or nothing.
+func Unconfirmed(dir string, id uint64) (path string) {
+	r := newest(dir, id)
+	if r == nil || r.Destroyed == DestroyGone {
+		return ""
+	}
+	return r.path
+}
+
+// newest returns the newest report of an id, or nil.
+func newest(dir string, id uint64) *Report {
 	if atomicfile.CheckDir(dir) != nil {
 		return nil
 	}
@@ -164,7 +183,7 @@ func lastReport(dir string, in vast.Instance) *Report {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	prefix := fmt.Sprintf("%d-", in.ID)
+	prefix := fmt.Sprintf("%d-", id)
 	var found []string
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), prefix) && strings.HasSuffix(e.Name(), ".json") {
@@ -180,7 +199,7 @@ func lastReport(dir string, in vast.Instance) *Report {
 		return nil
 	}
 	var r Report
-	if json.Unmarshal(data, &r) != nil || r.Version != reportVersion || r.Instance != in.ID || in.Started.IsZero() || !r.Rented.Equal(in.Started) {
+	if json.Unmarshal(data, &r) != nil || r.Version != reportVersion || r.Instance != id {
 		return nil
 	}
 	r.path = name

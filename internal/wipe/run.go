@@ -42,6 +42,7 @@ const (
 // When ctx ends the far side is asked to stop between two blocks, and the report says how far it came.
 func (w *Wipe) Run(ctx context.Context) (*Report, error) {
 	if w.report != nil { // an earlier wipe has removed everything
+		w.report.Policy = w.cfg.Options.Destroy
 		w.dropJobs(ctx, w.report)
 		return w.report, nil
 	}
@@ -69,7 +70,7 @@ func (w *Wipe) Run(ctx context.Context) (*Report, error) {
 	case err != nil:
 		r.Data, r.Problem = Incomplete, err.Error()
 	case r.Remains() > 0:
-		r.Data, r.Problem = Incomplete, fmt.Sprintf("%d things could not be removed", r.Remains())
+		r.Data, r.Problem = Incomplete, several(r.Remains(), "thing")+" could not be removed"
 	default:
 		r.Data, r.Problem = Clean, ""
 	}

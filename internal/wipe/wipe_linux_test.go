@@ -541,6 +541,32 @@ func TestASecondRunAfterTheLoginIsGone(t *testing.T) {
 	}
 }
 
+// TestASecondRunThatMeansMore than the first, which has removed the login, is not clean by the report of that.
+func TestASecondRunThatMeansMore(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, overlay.Config{})
+	w.plant("echo $C >/workspace/x")
+	if r, err := w.prepare(wipe.Options{Scope: wipe.Secrets}).Run(t.Context()); err != nil || r.Data != wipe.Clean || !r.LoginRemoved {
+		t.Fatalf("%v: %+v", err, r)
+	}
+	for _, more := range []wipe.Options{{}, {Scope: wipe.All}, {Scope: wipe.Secrets, Paths: []string{"/workspace/x"}}} {
+		var less *wipe.LessError
+		if _, err := wipe.Prepare(t.Context(), w.config(more)); !errors.As(err, &less) || less.Scope != wipe.Secrets {
+			t.Errorf("%+v: %v", more, err)
+		}
+	}
+	if p := w.prepare(wipe.Options{Scope: wipe.Secrets}); p.Plan.Done == nil {
+		t.Error("the same again is not taken up")
+	}
+	r, err := w.prepare(wipe.Options{Destroy: wipe.Always}).Run(t.Context())
+	if err != nil || r.Data != wipe.Incomplete || r.Policy != wipe.Always || !strings.Contains(r.Problem, "--scope workspace") {
+		t.Errorf("always: %v: %+v", err, r)
+	}
+	if len(w.found()) == 0 {
+		t.Error("there is nothing left to be told of")
+	}
+}
+
 // TestAFileInUseIsNoLogin: what is told of processes stands for none of the rules.
 func TestAFileInUseIsNoLogin(t *testing.T) {
 	t.Parallel()

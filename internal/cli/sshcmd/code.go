@@ -23,7 +23,7 @@ func exitCode(err error) voice.Code {
 		return voice.Usage
 	case is[*wipe.OptionError](err):
 		return voice.Usage
-	case is[*rotate.PausedError](err), is[*destroy.UnknownError](err), is[*destroy.RefusedError](err):
+	case is[*rotate.PausedError](err), is[*destroy.UnknownError](err), is[*destroy.RefusedError](err), is[*wipe.LessError](err):
 		return voice.Incomplete
 	case is[*vast.NoKeyError](err), is[*vast.BadKeyError](err), is[*vast.AuthError](err), is[*vast.ForbiddenError](err):
 		return voice.NoKey

@@ -29,6 +29,8 @@ is missing. Of the colons in --put the last one counts and in --get the first: a
 The command runs in the login directory without a terminal and with empty input. A single word is given to a shell as it
 is; of several, each reaches the program exactly as it was given here. It goes on when the connection is lost, and when this
 program ends: --attach follows it again, from the beginning of its output. It takes every --get again, since none is kept.
+Its output is kept in files: a > /dev/stderr in it cuts off what it has said there before, and >&2 does not.
+What it leaves running in the background is not waited for, and a wipe ends it.
 
 With --wipe nothing is wiped while something that a --get was to bring is not here: a link that leads out of the results,
 or a special file. Nor is it when a --get has brought no file at all, or while another run goes on there. Links that lead
@@ -164,8 +166,9 @@ type running struct {
 	name string // of the instance, its id once that is known
 	run  *job.Run
 	rep  runReport
-	// wipe wipes the instance when its results are verified. yes says not to ask.
-	wipe func(ctx context.Context, env *Env, id uint64, yes bool) error
+	// wipe wipes the instance when its results are verified. yes says not to ask, and an error of last, which is called when all
+	// else is decided, not to begin.
+	wipe func(ctx context.Context, env *Env, id uint64, yes bool, last func(context.Context) error) error
 	// others returns the other runs of the instance whose commands go on.
 	others func(*job.Run, context.Context) ([]string, error)
 	told   time.Time // when progress was told last
@@ -321,11 +324,24 @@ func (x *running) unfinished(ctx context.Context, err error, state string) error
 		err = errors.New("interrupted")
 	}
 	hint := x.again(is[*job.ConflictError](err))
-	var h voice.Hinter
-	if errors.As(err, &h) && h.Hint() != "" {
-		hint = h.Hint() + "; then: " + hint
+	if first := x.before(err); first != "" {
+		hint = first + "; then: " + hint
 	}
 	return voice.Hinted(&incompleteError{fmt.Errorf("%w; %s", err, state)}, hint)
+}
+
+// before is what has to be done before a run is taken up again that would end with the same error, or empty.
+func (x *running) before(err error) string {
+	var h voice.Hinter
+	switch {
+	case errors.As(err, &h) && h.Hint() != "":
+		return h.Hint()
+	case is[*job.MissingError](err):
+		return fmt.Sprintf("see what is there: vast-ssh %d", x.rep.Instance)
+	case is[*job.ConflictError](err) && x.c.Bool("force"):
+		return "move away what is there"
+	}
+	return ""
 }
 
 // again is the command that takes a run up, with more to download.
@@ -359,7 +375,11 @@ func word(s string) string {
 func (x *running) fetch(ctx context.Context) error {
 	results, err := x.run.Fetch(ctx)
 	if err != nil {
-		return x.unfinished(ctx, err, "the results are not all here")
+		state := "the results are not all here"
+		if x.rep.Status != nil && *x.rep.Status != 0 {
+			state = fmt.Sprintf("the command failed with status %d, and %s", *x.rep.Status, state)
+		}
+		return x.unfinished(ctx, err, state)
 	}
 	x.rep.Verified = len(results.Missing()) == 0
 	if len(x.opts.gets) == 0 {
@@ -400,6 +420,7 @@ func (x *running) held() error {
 // alone returns an error if a wipe would end the command of another run, whose results are not here yet.
 func (x *running) alone(ctx context.Context) error {
 	ids, err := x.others(x.run, ctx)
+	x.run.Close() // a wipe would end it
 	if err != nil {
 		return x.unfinished(ctx, err, "the results are here, and the instance was not wiped")
 	}
@@ -439,8 +460,8 @@ func (x *running) end(ctx context.Context, status int) error {
 		if err := x.alone(ctx); err != nil {
 			return err
 		}
-		x.run.Close()
-		if err := x.wipe(ctx, x.env, x.rep.Instance, x.c.Bool("yes")); err != nil {
+		// Another run may begin while this one waits for a plan and for an answer.
+		if err := x.wipe(ctx, x.env, x.rep.Instance, x.c.Bool("yes"), x.alone); err != nil {
 			return x.notWiped(err)
 		}
 		x.rep.Wiped = true
@@ -489,8 +510,12 @@ func (x *running) tell(ev job.Event) {
 		}
 		x.cut = true
 	case ev.Step == job.Back:
-		fmt.Fprintln(x.env.Stderr, "connected again")
+		if x.cut { // and not closed by ourselves
+			fmt.Fprintln(x.env.Stderr, "connected again")
+		}
 		x.cut = false
+	case ev.Step == job.Short:
+		voice.Warn(x.env.Stderr, "the command has cut its own output short, as \"> /dev/stdout\" does, so that some of it is lost")
 	case x.told.IsZero():
 		x.told = time.Now()
 	case time.Since(x.told) >= tellEvery:

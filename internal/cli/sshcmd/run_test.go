@@ -31,7 +31,7 @@ func TestRunBesideAnother(t *testing.T) {
 		"--attach 0123456789abcdef": func(*job.Run, context.Context) ([]string, error) { return []string{"0123456789abcdef"}, nil },
 		"--attach " + run.ID():      (*job.Run).Others,
 	} {
-		x := &running{run: run, others: others, wipe: func(context.Context, *Env, uint64, bool) error {
+		x := &running{run: run, others: others, wipe: func(context.Context, *Env, uint64, bool, func(context.Context) error) error {
 			t.Error("it was wiped")
 			return nil
 		}}
@@ -41,6 +41,45 @@ func TestRunBesideAnother(t *testing.T) {
 		if exitCode(err) != voice.Incomplete || !errors.As(err, &h) || !strings.Contains(h.Hint(), says) {
 			t.Errorf("%v", err)
 		}
+	}
+}
+
+// Another run may begin while the plan of the wipe waits for an answer.
+func TestRunBesideALaterOne(t *testing.T) {
+	asked := 0
+	x := &running{
+		others: func(*job.Run, context.Context) ([]string, error) {
+			if asked++; asked == 1 {
+				return nil, nil
+			}
+			return []string{"0123456789abcdef"}, nil
+		},
+		wipe: func(ctx context.Context, _ *Env, _ uint64, _ bool, last func(context.Context) error) error {
+			return last(ctx)
+		},
+	}
+	x.rep.Instance, x.name = 77, "77"
+	err := endOf(t, x, "--wipe", 0)
+	var h voice.Hinter
+	if exitCode(err) != voice.Incomplete || !errors.As(err, &h) || !strings.HasPrefix(h.Hint(), "vast-ssh run 77 --attach 0123456789abcdef") || x.rep.Wiped {
+		t.Errorf("%v, wiped: %v", err, x.rep.Wiped)
+	}
+}
+
+// Only who was told that the connection is lost is told that it is back.
+func TestRunTellsOfTheConnection(t *testing.T) {
+	stderr, err := os.Create(filepath.Join(t.TempDir(), "stderr"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stderr.Close()
+	x := &running{env: &Env{Stderr: stderr}}
+	for _, step := range []job.Step{job.Back, job.Cut, job.Cut, job.Back, job.Back} {
+		x.tell(job.Event{Step: step, Err: io.EOF})
+	}
+	said, err := os.ReadFile(stderr.Name())
+	if want := "warning: the connection is lost, and is tried again: EOF\nconnected again\n"; err != nil || string(said) != want {
+		t.Errorf("said %q, %v", said, err)
 	}
 }
 
@@ -64,7 +103,7 @@ func TestRunEnds(t *testing.T) {
 		{"--wipe", 0, true, true, false, false},
 	} {
 		calls := 0
-		wiped := func(_ context.Context, _ *Env, id uint64, yes bool) error {
+		wiped := func(_ context.Context, _ *Env, id uint64, yes bool, _ func(context.Context) error) error {
 			if calls++; id != 77 || yes != tt.yes {
 				t.Errorf("%s: wipe %d, %v", tt.flags, id, yes)
 			}
@@ -116,7 +155,7 @@ func TestRunHeld(t *testing.T) {
 		{"--keep", 0, link, "", 0},
 	} {
 		calls := 0
-		x := &running{name: "77", others: none, wipe: func(context.Context, *Env, uint64, bool) error {
+		x := &running{name: "77", others: none, wipe: func(context.Context, *Env, uint64, bool, func(context.Context) error) error {
 			calls++
 			return nil
 		}}
@@ -151,7 +190,7 @@ func TestRunWipeFails(t *testing.T) {
 		{&unpinnedError{77}, "meet it first: vast-ssh 77 true; then: " + again},
 		{incomplete(again+"   (or not)", "instance 77 is not clean: it costs money"), again + "   (or not)"},
 	} {
-		x := &running{name: "77", others: none, wipe: func(context.Context, *Env, uint64, bool) error { return tt.err }}
+		x := &running{name: "77", others: none, wipe: func(context.Context, *Env, uint64, bool, func(context.Context) error) error { return tt.err }}
 		x.rep.Instance = 77
 		err := endOf(t, x, "--wipe --yes", 0)
 		var h voice.Hinter
@@ -161,6 +200,36 @@ func TestRunWipeFails(t *testing.T) {
 		}
 		if said := err.Error(); !strings.Contains(said, "instance 77 ") || !strings.Contains(said, "money") {
 			t.Errorf("%q", said)
+		}
+	}
+}
+
+// Whoever takes a run up as the hint says is not told the same again.
+func TestRunUnfinished(t *testing.T) {
+	const again = "vast-ssh run 77 --attach 0123456789abcdef --get a:b"
+	for _, tt := range []struct {
+		flags string
+		err   error
+		hint  string
+	}{
+		{"", io.ErrUnexpectedEOF, again},
+		{"", &job.ConflictError{Paths: []string{"b/x"}}, again + " --force"},
+		{"--force", &job.ConflictError{Paths: []string{"b/x"}}, "move away what is there; then: " + again + " --force"},
+		{"", &job.ClashError{First: "a/x", Second: "c/x", Local: "b/x"}, "give each --get a directory of its own; then: " + again},
+		{"", &job.MissingError{Path: "a"}, "see what is there: vast-ssh 77; then: " + again},
+	} {
+		app := newApp(&Env{})
+		app.Command("run").Action = func(c *cli.Context) error {
+			x := &running{c: c, name: "77", rep: runReport{Instance: 77, Run: "0123456789abcdef"}, opts: runOptions{getSpecs: []string{"a:b"}}}
+			err := x.unfinished(t.Context(), fmt.Errorf("download: %w", tt.err), "the results are not all here")
+			var h voice.Hinter
+			if exitCode(err) != voice.Incomplete || !errors.As(err, &h) || h.Hint() != tt.hint {
+				t.Errorf("%v: %q, want %q", err, h.Hint(), tt.hint)
+			}
+			return nil
+		}
+		if err := app.Run(append([]string{"vast-ssh", "run"}, strings.Fields(tt.flags)...)); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/signal"
 	"slices"
 	"strings"
@@ -78,6 +79,8 @@ type wipeOrder struct {
 	options        wipe.Options
 	dry, yes, json bool
 	out            io.Writer // of the report
+	// last, if set, is asked when the plan is made and confirmed, which may take hours. Its error ends the wipe.
+	last func(ctx context.Context) error
 }
 
 // again is the command that takes the order up for some of its instances.
@@ -115,15 +118,21 @@ func incomplete(next, format string, args ...any) error {
 }
 
 // wipeAfterRun wipes and destroys an instance after a run whose results are verified. What it tells is for people, since
-// stdout is the run's.
-func wipeAfterRun(ctx context.Context, env *Env, id uint64, yes bool) error {
+// stdout is the run's. last is that of wipeOrder.
+func wipeAfterRun(ctx context.Context, env *Env, id uint64, yes bool, last func(context.Context) error) error {
 	return wipeInstances(ctx, env, wipeOrder{
-		options: wipe.Options{Scope: wipe.Workspace, Destroy: wipe.IfClean}, yes: yes, out: env.Stderr,
+		options: wipe.Options{Scope: wipe.Workspace, Destroy: wipe.IfClean}, yes: yes, out: env.Stderr, last: last,
 	}, []string{fmt.Sprint(id)})
 }
 
 // wipeInstances plans for all instances before it touches one.
-func wipeInstances(ctx context.Context, env *Env, order wipeOrder, names []string) error {
+func wipeInstances(ctx context.Context, env *Env, order wipeOrder, names []string) (err error) {
+	begun := false
+	defer func() {
+		if !begun && err != nil && (ctx.Err() != nil || errors.Is(err, context.Canceled)) {
+			err = errInterrupted
+		}
+	}()
 	if err := order.options.Check(); err != nil {
 		return err
 	}
@@ -133,7 +142,7 @@ func wipeInstances(ctx context.Context, env *Env, order wipeOrder, names []strin
 	}
 	instances, err := lookUpAll(ctx, api, names)
 	if err != nil {
-		return err
+		return wentMeanwhile(env, err)
 	}
 	// Where the agent cannot be had, the login says so.
 	if env.agent(ctx) == nil {
@@ -170,6 +179,12 @@ func wipeInstances(ctx context.Context, env *Env, order wipeOrder, names []strin
 			return err
 		}
 	}
+	if order.last != nil {
+		if err := order.last(ctx); err != nil {
+			return err
+		}
+	}
+	begun = true
 	return runAll(ctx, env, api, order, wipes)
 }
 
@@ -189,6 +204,25 @@ func lookUpAll(ctx context.Context, api *vast.Client, names []string) ([]vast.In
 		}
 	}
 	return list, nil
+}
+
+// wentMeanwhile adds to the error for an id that the API does not know what was left open by the last wipe of it. An API key of
+// another account gets the same answer, so nothing is taken away because of it.
+func wentMeanwhile(env *Env, err error) error {
+	var gone *vast.NotFoundError
+	if !errors.As(err, &gone) {
+		return err
+	}
+	dirs, _, loaded := env.load()
+	if loaded != nil {
+		return err
+	}
+	report := wipe.Unconfirmed(dirs.WipeReports(), gone.ID)
+	if report == "" {
+		return err
+	}
+	return voice.Hinted(fmt.Errorf("%w; its last wipe has not seen it gone: %q", err, report),
+		fmt.Sprintf("if it was in this account, it is gone, and its host key can go, too: vast-ssh pins rm %d", gone.ID))
 }
 
 // stillEvery is how often somebody who waits for a plan hears that it goes on.
@@ -257,7 +291,10 @@ func prepareAll(ctx context.Context, env *Env, api *vast.Client, o wipe.Options,
 	return wipes, first
 }
 
-var errNotConfirmed = errors.New("not confirmed: nothing was touched")
+var (
+	errNotConfirmed = errors.New("not confirmed: nothing was touched")
+	errInterrupted  = errors.New("interrupted: nothing was touched")
+)
 
 // confirmWipe has a person type what is about to go: the label or the id of one instance, or the number of several.
 func confirmWipe(ctx context.Context, plans []wipe.Plan) error {
@@ -288,8 +325,10 @@ func confirmation(plans []wipe.Plan) (question string, accepted []string) {
 	return fmt.Sprintf("Type %s to go on: ", id), []string{id}
 }
 
-// runAll wipes one instance after the other, and destroys each as soon as its data is done.
+// runAll wipes one instance after the other, and destroys each as soon as its data is done. A reader of the output that goes
+// away, as tee does at a Ctrl-C, does not end the program from here on.
 func runAll(ctx context.Context, env *Env, api *vast.Client, order wipeOrder, wipes []*wipe.Wipe) error {
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // and not ignored, which the programs that it starts would inherit
 	reports := []*wipe.Report{}
 	var failed error
 	var again []uint64 // what is not done
@@ -320,8 +359,8 @@ func runAll(ctx context.Context, env *Env, api *vast.Client, order wipeOrder, wi
 		}
 	}
 	if order.json {
-		if err := printJSON(env, reports); err != nil {
-			return err
+		if err := printJSON(env, reports); err != nil && failed == nil {
+			return err // what is left of an instance is worse
 		}
 	}
 	if len(again) > 0 && len(wipes) > 1 {
@@ -363,6 +402,11 @@ func endWipe(ctx context.Context, env *Env, api *vast.Client, order wipeOrder, w
 	case r.Data == wipe.Stopped:
 		return incomplete(retry, "the wipe of instance %d was stopped: what is left is still there, and the instance runs and costs money", r.Instance)
 	case policy == wipe.Never && r.Data == wipe.Clean:
+	case policy != wipe.Always && r.Data != wipe.Clean && destroy.Gone(ctx, destruction(env, api, r.Instance)) == nil:
+		if err := destroyed(env, w, r, nil); err != nil {
+			return err
+		}
+		return incomplete("", "instance %d was destroyed by somebody else before it was clean: %s", r.Instance, r.Problem)
 	case policy != wipe.Always && r.Data != wipe.Clean:
 		return incomplete(retry+"   (or destroy it as it is: --destroy always)",
 			"instance %d is not clean (%s), and was not destroyed: it costs money", r.Instance, r.Problem)
@@ -385,17 +429,23 @@ func endWipe(ctx context.Context, env *Env, api *vast.Client, order wipeOrder, w
 	}
 	mine := slices.DeleteFunc(slices.Clone(r.JobsLeft), func(j wipe.Job) bool { return j.Other != 0 })
 	if order.options.DropJobs && len(mine) > 0 {
-		return incomplete("delete them by hand: https://cloud.vast.ai/", "%d scheduled jobs could not be deleted", len(mine))
+		return incomplete("delete by hand what is left: https://cloud.vast.ai/", "scheduled jobs could not be deleted: %d", len(mine))
 	}
 	return nil
 }
 
 // destroyInstance destroys an instance and, when it is gone, what this computer knows of it.
 func destroyInstance(ctx context.Context, env *Env, api *vast.Client, w *wipe.Wipe, r *wipe.Report) error {
-	err := destroy.Run(ctx, destroy.Config{
-		API: api, ID: r.Instance,
-		Progress: func(step string) { fmt.Fprintln(env.Stderr, term.Safe(step)) },
-	})
+	return destroyed(env, w, r, destroy.Run(ctx, destruction(env, api, r.Instance)))
+}
+
+func destruction(env *Env, api *vast.Client, id uint64) destroy.Config {
+	return destroy.Config{API: api, ID: id, Progress: func(step string) { fmt.Fprintln(env.Stderr, term.Safe(step)) }}
+}
+
+// destroyed keeps in the report what became of a destruction, of which err is the error, and takes away what is here of an
+// instance that is gone.
+func destroyed(env *Env, w *wipe.Wipe, r *wipe.Report, err error) error {
 	r.Destroyed, r.DestroyProblem = wipe.DestroyGone, ""
 	var unknown *destroy.UnknownError
 	switch {

@@ -1,6 +1,7 @@
 # follow ID OUT ERR NAP TRIES: sends the output from the offsets OUT and ERR on, in frames "out START LENGTH" and
 # "err START LENGTH" with LENGTH bytes behind them, then "status N". START is a multiple of 4096 at or below what was asked
-# for. "lost" says that the command is gone and has left no status, "alive" that the connection should be.
+# for. "lost" says that the command is gone and has left no status, "alive" that the connection should be, and "short NAME"
+# that a file became shorter, as by ">/dev/stdout" in the command, and goes on from its beginning.
 LC_ALL=C
 export LC_ALL
 cd -- "$HOME/.vast-ssh-run/$1" 2>/dev/null && [ -d started ] || {
@@ -26,7 +27,19 @@ while :; do
 		dead=$((dead + 1)) # it may not have come yet
 	fi
 	# The sizes are looked at after the status: what the command wrote is then in them.
-	set -- $(stat -c %s out err 2>/dev/null) 0 0
+	set -- $(stat -c %s out err 2>/dev/null)
+	if [ $# -ne 2 ]; then
+		[ ! -f out ] || [ ! -f err ] || s= # nobody could look: the status is told when somebody can
+		set -- "$o" "$e"
+	fi
+	if [ "$1" -lt "$o" ]; then
+		printf 'short out\n' || exit 1
+		o=0
+	fi
+	if [ "$2" -lt "$e" ]; then
+		printf 'short err\n' || exit 1
+		e=0
+	fi
 	if [ "$1" -gt "$o" ]; then
 		emit out "$o" "$1"
 		o=$1

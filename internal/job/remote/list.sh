@@ -8,13 +8,13 @@ if [ -d "$n" ]; then
 	cd -- "$n" || die 'the directory cannot be entered'
 	printf 'dir\n'
 	find . -exec sh -c '
-		s=$(stat -c "%f %s %Y" -- "$@") || { printf "!\n"; exit 1; }
+		s=$(stat -c "%f %s %y %z" -- "$@") || { printf "!\n"; exit 1; }
 		printf "%s\n%s\n" "$#" "$s"
 		printf "%s\0" "$@"' sh {} + || die 'not everything below can be read'
 	printf '0\n'
 elif [ -f "$n" ]; then
 	[ -r "$n" ] || die 'the file cannot be read'
-	s=$(stat -L -c '%f %s %Y' -- "$n") || die 'the file cannot be read'
+	s=$(stat -L -c '%f %s %y %z' -- "$n") || die 'the file cannot be read'
 	printf 'file\n%s\n' "$s"
 elif [ -e "$n" ] || [ -h "$n" ]; then
 	die 'it is neither a file nor a directory'

@@ -8,7 +8,7 @@ works() { [ "$2" = "$3" ] || missing="$missing $1"; }
 works find "$(find . -prune -exec sh -c 'echo $#' sh {} + 2>/dev/null)" 1
 works dd "$(printf abcdef | dd ibs=3 obs=4096 count=1 iflag=fullblock conv=notrunc 2>/dev/null)" abc
 works head "$(printf abc | head -c 2 2>/dev/null)" ab
-case "$(stat -c '%f %s %Y' -- / 2>/dev/null)" in 4*' '*' '*) ;; *) missing="$missing stat" ;; esac
+case "$(stat -c '%f %s %y %z' -- / 2>/dev/null)" in 4*' '*' '*) ;; *) missing="$missing stat" ;; esac
 for t in cat chmod mkdir mv rm rmdir sleep; do
 	command -v "$t" >/dev/null 2>&1 || missing="$missing $t"
 done

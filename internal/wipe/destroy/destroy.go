@@ -32,8 +32,9 @@ type Config struct {
 	// Deadline bounds the wait until it is gone, 0 for 90 seconds. Apart is the time between two looks, 0 for three
 	// seconds.
 	Deadline, Apart time.Duration
-	// Sleep waits, nil for the clock.
+	// Sleep waits and Now tells the time, nil for the clock.
 	Sleep func(ctx context.Context, d time.Duration) error
+	Now   func() time.Time
 }
 
 // UnknownError says that an instance is not known to be gone.
@@ -80,6 +81,30 @@ func (e *RefusedError) Hint() string {
 
 // Run destroys the instance and returns nil when it is confirmed to be gone. Its errors are *UnknownError and *RefusedError.
 func Run(ctx context.Context, cfg Config) error {
+	d := newDestruction(cfg)
+	if err := d.send(ctx); err != nil {
+		return err
+	}
+	return d.confirm(ctx)
+}
+
+// Gone returns nil when an instance is confirmed to be gone that somebody else may have destroyed. It asks for nothing to be
+// destroyed, and does not wait for an instance that is there. Its error is an *UnknownError.
+func Gone(ctx context.Context, cfg Config) error {
+	d := newDestruction(cfg)
+	there, err := d.byID(ctx)
+	switch {
+	case err != nil:
+		d.last = err.Error()
+		return d.unknown(ctx)
+	case there:
+		d.last = stillListed
+		return d.unknown(ctx)
+	}
+	return d.confirm(ctx)
+}
+
+func newDestruction(cfg Config) *destruction {
 	if cfg.Progress == nil {
 		cfg.Progress = func(string) {}
 	}
@@ -92,11 +117,10 @@ func Run(ctx context.Context, cfg Config) error {
 	if cfg.Sleep == nil {
 		cfg.Sleep = sleep
 	}
-	d := &destruction{Config: cfg}
-	if err := d.send(ctx); err != nil {
-		return err
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
-	return d.confirm(ctx)
+	return &destruction{Config: cfg}
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
@@ -117,7 +141,10 @@ type destruction struct {
 	last string // what was heard last that is no proof of being gone
 }
 
-func (d *destruction) unknown() error {
+func (d *destruction) unknown(ctx context.Context) error {
+	if ctx.Err() != nil {
+		d.last = "it was interrupted"
+	}
 	return &UnknownError{ID: d.ID, Sent: d.sent, Reason: d.last}
 }
 
@@ -134,7 +161,7 @@ func (d *destruction) send(ctx context.Context) error {
 		return nil
 	case err != nil:
 		d.last = err.Error()
-		return d.unknown()
+		return d.unknown(ctx)
 	case in.CurState == unloaded:
 		d.sent = true
 		d.Progress("it is being destroyed already")
@@ -148,7 +175,7 @@ func (d *destruction) send(ctx context.Context) error {
 		d.sent = true
 	case errors.As(err, &unavailable) && unavailable.Status == http.StatusTooManyRequests:
 		d.last = err.Error() // which says that nothing was done
-		return d.unknown()
+		return d.unknown(ctx)
 	case errors.As(err, &unavailable):
 		d.sent, d.last = true, err.Error()
 		d.Progress("the answer was lost: looking whether it goes away")
@@ -176,11 +203,16 @@ func (d *destruction) byList(ctx context.Context) (bool, error) {
 	return slices.ContainsFunc(all, func(in vast.Instance) bool { return in.ID == d.ID }), err
 }
 
-// confirm looks by turns in both ways until each has shown that the instance is gone.
+// confirm looks by turns in both ways until each has shown that the instance is gone. Each is tried, however long an API that does
+// not answer takes.
 func (d *destruction) confirm(ctx context.Context) error {
 	looks := []look{d.byID, d.byList}
 	missed := make([]bool, len(looks))
+	began := d.Now()
 	for n := range int(d.Deadline/d.Apart) + 1 {
+		if n >= len(looks) && d.Now().Sub(began) > d.Deadline {
+			break
+		}
 		if n > 0 {
 			if err := d.Sleep(ctx, d.Apart); err != nil {
 				d.last = err.Error()
@@ -206,5 +238,5 @@ func (d *destruction) confirm(ctx context.Context) error {
 			return nil
 		}
 	}
-	return d.unknown()
+	return d.unknown(ctx)
 }

@@ -195,12 +195,50 @@ func TestAnEndedContextIsTold(t *testing.T) {
 		return ctx.Err()
 	}})
 	var unknown *destroy.UnknownError
-	if !errors.As(err, &unknown) || !unknown.Sent {
+	if !errors.As(err, &unknown) || !unknown.Sent || unknown.Reason != "it was interrupted" {
 		t.Errorf("after the request: %v", err)
 	}
 	other := newWorld(t, sim.Options{})
 	if err := other.run(ctx); !errors.As(err, &unknown) || unknown.Sent || !other.lives() {
 		t.Errorf("before the request: %v", err)
+	}
+}
+
+// slow is an API that answers nothing, and takes its time for that.
+type slow struct {
+	now   time.Time
+	calls int
+}
+
+func (s *slow) fail() error {
+	s.now, s.calls = s.now.Add(20*time.Second), s.calls+1
+	return &vast.UnavailableError{Reason: "no answer"}
+}
+
+func (s *slow) Instance(context.Context, uint64) (vast.Instance, error) {
+	if s.calls == 0 {
+		return vast.Instance{ID: 5}, nil
+	}
+	return vast.Instance{}, s.fail()
+}
+
+func (s *slow) Instances(context.Context) ([]vast.Instance, error) { return nil, s.fail() }
+
+func (s *slow) Destroy(context.Context, uint64) error { return s.fail() }
+
+// TestTheDeadlineCountsSlowAnswers, and not the looks alone.
+func TestTheDeadlineCountsSlowAnswers(t *testing.T) {
+	api := &slow{now: time.Now()}
+	began := api.now
+	err := destroy.Run(t.Context(), destroy.Config{API: api, ID: 5, Now: func() time.Time { return api.now },
+		Sleep: func(_ context.Context, d time.Duration) error {
+			api.now = api.now.Add(d)
+			return nil
+		},
+	})
+	var unknown *destroy.UnknownError
+	if took := api.now.Sub(began); !errors.As(err, &unknown) || !unknown.Sent || took > 3*time.Minute {
+		t.Errorf("%v, after %v and %d calls", err, took, api.calls)
 	}
 }
 
@@ -216,5 +254,30 @@ func TestLooksAreApart(t *testing.T) {
 	}
 	if w.account.Count(sim.ListEndpoint) == 0 || w.account.Count(sim.ShowEndpoint) < 2 {
 		t.Error("it was not looked for in both ways")
+	}
+}
+
+// TestGoneAsksForNothing of an instance that somebody else may have destroyed.
+func TestGoneAsksForNothing(t *testing.T) {
+	gone := func(w *world) error {
+		return destroy.Gone(t.Context(), destroy.Config{
+			API: w.api, ID: w.id, Sleep: func(ctx context.Context, _ time.Duration) error { return ctx.Err() },
+		})
+	}
+	w := newWorld(t, sim.Options{})
+	var unknown *destroy.UnknownError
+	if err := gone(w); !errors.As(err, &unknown) || unknown.Sent {
+		t.Errorf("one that is there: %v", err)
+	}
+	w.account.Remove(w.id)
+	if err := gone(w); err != nil {
+		t.Errorf("one that is not there: %v", err)
+	}
+	w.account.Fault(sim.Fault{Endpoint: sim.ListEndpoint, Status: 503, Times: -1})
+	if err := gone(w); !errors.As(err, &unknown) || unknown.Sent {
+		t.Errorf("one of which the list says nothing: %v", err)
+	}
+	if w.sent() != 0 {
+		t.Errorf("it was asked to be destroyed %d times", w.sent())
 	}
 }
