@@ -172,17 +172,20 @@ func (w *Wipe) data(ctx context.Context, r *Report) (res *protocol.Result, finis
 func (w *Wipe) again(err error) bool {
 	var wrong *deploy.WrongContainerError
 	var refused *deploy.RefusedError
+	var connect *connectError
 	switch {
 	case errors.As(err, &wrong), errors.As(err, &refused), errors.Is(err, errLies):
 		return false
-	case errors.Is(err, errConnect):
+	case errors.As(err, &connect):
 		return w.cfg.Retry == nil || w.cfg.Retry(err)
 	}
 	return true
 }
 
-// errConnect marks an error of a new connection.
-var errConnect = errors.New("connect again")
+// connectError is the error of a new connection.
+type connectError struct{ error }
+
+func (e *connectError) Unwrap() error { return e.error }
 
 // attempt is one connection. It reports whether the wipe came to its end.
 func (w *Wipe) attempt(ctx context.Context, r *Report) (res *protocol.Result, finished bool, err error) {
@@ -190,7 +193,7 @@ func (w *Wipe) attempt(ctx context.Context, r *Report) (res *protocol.Result, fi
 	w.client = nil
 	if client == nil {
 		if client, err = w.connect(ctx); err != nil {
-			return nil, false, fmt.Errorf("%w: %w", errConnect, err)
+			return nil, false, &connectError{err}
 		}
 	}
 	defer client.Close()

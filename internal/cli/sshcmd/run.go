@@ -467,7 +467,7 @@ func (x *running) end(ctx context.Context, status int) error {
 		x.rep.Wiped = true
 		return nil
 	case x.c.Bool("wipe"):
-		voice.Warn(x.env.Stderr, "the command failed with status %d, so nothing was wiped", status)
+		voice.Warn(x.env.Stderr, "the command failed with status %d, so nothing was wiped: vast-ssh wipe %s", status, word(x.name))
 	}
 	if x.c.Bool("keep") {
 		return nil

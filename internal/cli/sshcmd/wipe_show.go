@@ -17,24 +17,27 @@ import (
 // maxShown is how many of a kind are shown on a terminal. JSON and the report have all.
 const maxShown = 20
 
-// codeText says what an item's code means.
-var codeText = map[protocol.Code]string{
-	protocol.Failed:    "could not be overwritten or removed",
-	protocol.Immutable: "immutable",
-	protocol.ReadOnly:  "on a read-only file system",
-	protocol.Again:     "came back after they were removed",
-	protocol.Running:   "processes that could not be ended",
-	protocol.Special:   "FIFOs, sockets and devices, which hold no data",
-	protocol.Kept:      "kept as asked",
-	protocol.InUse:     "in use by the connection itself",
-	protocol.Login:     "system files that a login needs",
-	protocol.Package:   "installed from packages and not changed since",
-	protocol.Image:     "part of the image",
-	protocol.Volume:    "on volumes",
-	protocol.Link:      "links that lead to where nothing may be removed",
-	protocol.Vanished:  "gone by themselves",
-	protocol.Unseen:    "processes whose open files nobody could see",
-	protocol.Memory:    "shared memory and message queues, which end with the container or are the machine's",
+// codeText says what an item's code means, of one and of several.
+var codeText = map[protocol.Code][2]string{
+	protocol.Failed:    {"thing that could not be overwritten or removed", "things that could not be overwritten or removed"},
+	protocol.Immutable: {"immutable file", "immutable files"},
+	protocol.ReadOnly:  {"file on a read-only file system", "files on read-only file systems"},
+	protocol.Again:     {"file that came back after it was removed", "files that came back after they were removed"},
+	protocol.Running:   {"process that could not be ended", "processes that could not be ended"},
+	protocol.Special:   {"FIFO, socket or device, which holds no data", "FIFOs, sockets and devices, which hold no data"},
+	protocol.Kept:      {"place that is kept as asked", "places that are kept as asked"},
+	protocol.InUse:     {"file in use by what goes on", "files in use by what goes on"},
+	protocol.Login:     {"system file that a login needs", "system files that a login needs"},
+	protocol.Package:   {"file installed from a package and not changed since", "files installed from packages and not changed since"},
+	protocol.Image:     {"file of the image", "files of the image"},
+	protocol.Volume:    {"place on a volume or of the machine", "places on volumes or of the machine"},
+	protocol.Link:      {"link that leads to where nothing may be removed", "links that lead to where nothing may be removed"},
+	protocol.Vanished:  {"file that went by itself", "files that went by themselves"},
+	protocol.Unseen:    {"process whose open files nobody could see", "processes whose open files nobody could see"},
+	protocol.Memory: {
+		"piece of shared memory or message queue, which ends with the container or is the machine's",
+		"pieces of shared memory and message queues, which end with the container or are the machine's",
+	},
 }
 
 // printPlans shows what would be done: one table, and for each instance what is special about it.
@@ -57,18 +60,47 @@ func printPlans(w io.Writer, plans []wipe.Plan) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
+	if len(plans) == 1 {
+		printPlanNotes(w, plans[0])
+		printList(w, "cannot be reached", plans[0].Unreachable)
+		return nil
+	}
+	common := commonTo(plans)
 	for _, p := range plans {
-		printPlanNotes(w, p, len(plans) > 1)
+		if p.Done == nil {
+			fmt.Fprintf(w, "\ninstance %s\n", named(p.Instance, p.Label))
+		}
+		printPlanNotes(w, p)
+		printList(w, "cannot be reached", slices.DeleteFunc(slices.Clone(p.Unreachable), func(text string) bool {
+			return slices.Contains(common, text)
+		}))
+	}
+	if len(common) > 0 {
+		fmt.Fprintln(w, "\nall of them")
+		printList(w, "cannot be reached", common)
 	}
 	return nil
 }
 
-func printPlanNotes(w io.Writer, p wipe.Plan, several bool) {
+// commonTo returns what cannot be reached in any of the instances that are to be wiped.
+func commonTo(plans []wipe.Plan) []string {
+	var common []string
+	first := true
+	for _, p := range plans {
+		if p.Done != nil {
+			continue
+		}
+		if first {
+			common, first = slices.Clone(p.Unreachable), false
+		}
+		common = slices.DeleteFunc(common, func(text string) bool { return !slices.Contains(p.Unreachable, text) })
+	}
+	return common
+}
+
+func printPlanNotes(w io.Writer, p wipe.Plan) {
 	if p.Done != nil {
 		return
-	}
-	if several {
-		fmt.Fprintf(w, "\ninstance %s\n", named(p.Instance, p.Label))
 	}
 	printProcesses(w, "ends the processes", p.Processes)
 	if p.IPC > 0 {
@@ -80,6 +112,9 @@ func printPlanNotes(w io.Writer, p wipe.Plan, several bool) {
 			what = "wiped"
 		}
 		fmt.Fprintf(w, "volume %s: %s\n", term.SafeN(v.Path, 100), what)
+		if protocol.Served(v.Type) {
+			fmt.Fprintln(w, "  a program serves it: unmount it first, or what that has not sent yet may be spoilt")
+		}
 	}
 	for _, j := range p.Jobs {
 		what := "goes on at the provider (--drop-jobs deletes it)"
@@ -97,7 +132,6 @@ func printPlanNotes(w io.Writer, p wipe.Plan, several bool) {
 		}
 	}
 	printCounts(w, "stays", p.Counts, p.Left)
-	printList(w, "cannot be reached", p.Unreachable)
 	if p.Reason != "" {
 		fmt.Fprintf(w, "works by shell commands, more slowly: %s\n", term.SafeN(p.Reason, 200))
 	}
@@ -157,11 +191,7 @@ func printCounts(w io.Writer, what string, counts map[protocol.Code]int64, items
 		if code == protocol.Absent {
 			continue // it is not there to stay
 		}
-		text := codeText[code]
-		if text == "" {
-			text = term.SafeN(string(code), 40)
-		}
-		fmt.Fprintf(w, "%s: %d %s\n", what, counts[code], text)
+		fmt.Fprintf(w, "%s: %d %s\n", what, counts[code], textOf(code, counts[code]))
 		shown := 0
 		for _, it := range items {
 			if it.Code != code || shown == maxShown || !code.Remains() && code != protocol.Volume && code != protocol.Link && code != protocol.Kept {
@@ -175,6 +205,18 @@ func printCounts(w io.Writer, what string, counts map[protocol.Code]int64, items
 			fmt.Fprintln(w, line)
 		}
 	}
+}
+
+// textOf says what n items of a code are.
+func textOf(code protocol.Code, n int64) string {
+	text, ok := codeText[code]
+	switch {
+	case !ok:
+		return term.SafeN(string(code), 40)
+	case n == 1:
+		return text[0]
+	}
+	return text[1]
 }
 
 func printList(w io.Writer, what string, list []string) {

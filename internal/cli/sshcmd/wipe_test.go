@@ -127,8 +127,37 @@ func TestAPlanSaysWhereNothingIs(t *testing.T) {
 	var b strings.Builder
 	printPlanNotes(&b, wipe.Plan{
 		Left: []wipe.Left{{Code: protocol.Absent, Path: "/workspace/reslts\x1b"}}, Counts: map[protocol.Code]int64{protocol.Absent: 1},
-	}, false)
+	})
 	if want := "nothing is at /workspace/reslts\\x1b\n"; b.String() != want {
 		t.Errorf("%q, want %q", b.String(), want)
+	}
+}
+
+func TestPlansOfSeveralInstances(t *testing.T) {
+	done := time.Now()
+	var b strings.Builder
+	err := printPlans(&b, []wipe.Plan{
+		{Instance: 1, Unreachable: []string{"layers", "swap"}, Counts: map[protocol.Code]int64{protocol.Image: 1}},
+		{Instance: 2, Done: &done},
+		{Instance: 3, Unreachable: []string{"swap", "logs"}, Counts: map[protocol.Code]int64{protocol.Image: 2, "new\x1b": 1}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, notes, _ := strings.Cut(b.String(), "\n\n")
+	const want = `instance 1
+stays: 1 file of the image
+cannot be reached: layers
+
+instance 3
+stays: 2 files of the image
+stays: 1 new\x1b
+cannot be reached: logs
+
+all of them
+cannot be reached: swap
+`
+	if notes != want {
+		t.Errorf("%s", b.String())
 	}
 }
