@@ -50,9 +50,9 @@ drop() {
     parent=${2%/*} base=${2##*/}
     number=$((${number:-0} + 1))
     neutral=$parent/$(printf "%0${#base}d" $number)
-    if gone "$neutral" && mv "$2" "$neutral" 2>/dev/null; then
+    if gone "$neutral" && mv "$2" "$neutral" 2>/dev/null && ! gone "$neutral"; then
         $1 "$neutral" 2>"$work/error"
-        gone "$neutral" && gone "$2" && return
+        gone "$neutral" && return # what has taken the name meanwhile is met in a later pass
         gone "$2" && mv "$neutral" "$2" 2>/dev/null
         return 1
     fi
