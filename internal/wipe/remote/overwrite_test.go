@@ -186,13 +186,9 @@ func emptyRun(t *testing.T) (*run, *worker) {
 	return r, w
 }
 
-// TestAFileThatWasWrittenToSinceACheckpoint has a page of somebody's where a sample need not be.
-func TestAFileThatWasWrittenToSinceACheckpoint(t *testing.T) {
-	r, w := emptyRun(t)
-	const size, from = 64 * chunkSize, 60 * chunkSize
-	content := make([]byte, size)
-	r.stream.fill(content, 1, 0)
-	copy(content[31*chunkSize+5*page:], "secret")
+// fileOf is a new file with a content, open to be read and written.
+func fileOf(t *testing.T, content []byte) *os.File {
+	t.Helper()
 	name := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(name, content, 0o600); err != nil {
 		t.Fatal(err)
@@ -201,7 +197,18 @@ func TestAFileThatWasWrittenToSinceACheckpoint(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer file.Close()
+	t.Cleanup(func() { file.Close() })
+	return file
+}
+
+// TestAFileThatWasWrittenToSinceACheckpoint has a page of somebody's where a sample need not be.
+func TestAFileThatWasWrittenToSinceACheckpoint(t *testing.T) {
+	r, w := emptyRun(t)
+	const size, from = 64 * chunkSize, 60 * chunkSize
+	content := make([]byte, size)
+	r.stream.fill(content, 1, 0)
+	copy(content[31*chunkSize+5*page:], "secret")
+	file := fileOf(t, content)
 	f := target{}
 	if err := unix.Fstat(int(file.Fd()), &f.st); err != nil {
 		t.Fatal(err)
@@ -210,7 +217,7 @@ func TestAFileThatWasWrittenToSinceACheckpoint(t *testing.T) {
 	if err := r.scrub(t.Context(), w, f, int(file.Fd())); err != nil {
 		t.Fatal(err)
 	}
-	if data, err := os.ReadFile(name); err != nil || bytes.Contains(data, []byte("secret")) {
+	if data, err := os.ReadFile(file.Name()); err != nil || bytes.Contains(data, []byte("secret")) {
 		t.Errorf("it is left: %v", err)
 	}
 }
@@ -223,15 +230,7 @@ func TestAFileThatNobodyWroteToIsNotReadAgain(t *testing.T) {
 	content := make([]byte, size)
 	r.stream.fill(content, 1, 0)
 	copy(content[chunkSize+5*page:], "wrong")
-	name := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(name, content, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	file, err := os.OpenFile(name, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
+	file := fileOf(t, content)
 	fd := int(file.Fd())
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -261,15 +260,7 @@ func TestAFileThatNobodyWroteToIsNotReadAgain(t *testing.T) {
 func TestAStoppedFileGoesOnWhereItWas(t *testing.T) {
 	r, w := emptyRun(t)
 	const size = 8 * chunkSize
-	name := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(name, bytes.Repeat([]byte("canary--"), size/8), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	file, err := os.OpenFile(name, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
+	file := fileOf(t, bytes.Repeat([]byte("canary--"), size/8))
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	var at []checkpoint
@@ -302,7 +293,7 @@ func TestAStoppedFileGoesOnWhereItWas(t *testing.T) {
 	r.stream.fill(got[:chunkSize], 7, 0)
 	got[0] = 'x'
 	copy(got[chunkSize:], bytes.Repeat([]byte("canary--"), chunkSize/8))
-	if data, err := os.ReadFile(name); err != nil || !bytes.Equal(data[:2*chunkSize], got) {
+	if data, err := os.ReadFile(file.Name()); err != nil || !bytes.Equal(data[:2*chunkSize], got) {
 		t.Errorf("more or less than one chunk was written: %v", err)
 	}
 }
@@ -311,14 +302,7 @@ func TestAStoppedFileGoesOnWhereItWas(t *testing.T) {
 func TestAnotherFileOfTheNumber(t *testing.T) {
 	r, w := emptyRun(t)
 	content := bytes.Repeat([]byte("secret "), 100_000)
-	file, err := os.Create(filepath.Join(t.TempDir(), "file"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
-	if _, err := file.Write(content); err != nil {
-		t.Fatal(err)
-	}
+	file := fileOf(t, content)
 	f := target{}
 	if err := unix.Fstat(int(file.Fd()), &f.st); err != nil {
 		t.Fatal(err)
